@@ -1,0 +1,68 @@
+//! Settings that userspace hands to the programs before they are loaded.
+
+/// Bytes of a head that are looked at in one piece; also the most that one record carries.
+pub const WINDOW: usize = 1024;
+
+/// Bytes of a request head that are sent to userspace, in pieces of [`WINDOW`].
+pub const HEAD_CAPTURE: u32 = 4 * WINDOW as u32;
+
+/// The longest head that is given a header, in bytes.
+pub const MAX_INJECTED_HEAD: u32 = 64 * 1024;
+
+/// Requests in flight on one connection that are followed at once.
+pub const PIPELINE_DEPTH: usize = 16;
+
+/// Propagation is on: HTTP/1.x requests are given a header.
+pub const PROPAGATE_HTTP1: u32 = 1;
+
+/// A port rule: connections to or from the port are left alone.
+pub const PORT_EXCLUDED: u8 = 1;
+/// A port rule: with any such rule, only these ports are looked at.
+pub const PORT_INCLUDED: u8 = 2;
+
+/// A process verdict: its requests may be given a header.
+pub const PROCESS_ALLOWED: u8 = 1;
+/// A process verdict: nothing of it is touched.
+pub const PROCESS_EXCLUDED: u8 = 2;
+
+/// The programs' read-only settings, set as one global before loading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct KernelConfig {
+    /// New traces below this are not sampled; see [`crate::context::sampling_threshold`].
+    pub sampling_threshold: u64,
+    /// The cgroup in scope: the id of its directory.
+    pub scope_cgroup: u64,
+    /// The depth of the cgroup in scope below the root (root is 0).
+    pub scope_level: u32,
+    /// The agent's own process id; its traffic is never looked at.
+    pub agent_tgid: u32,
+    /// [`PROPAGATE_HTTP1`], or 0.
+    pub propagate: u32,
+    /// Non-zero if some port rule includes: then other ports are left alone.
+    pub ports_listed: u32,
+    /// Non-zero if processes need [`PROCESS_ALLOWED`] before their requests are touched.
+    pub processes_listed: u32,
+    /// Bytes waiting in the ring buffer from which the agent is woken.
+    pub wakeup_bytes: u32,
+    /// Offset of `sock.sk_sndbuf`, in bytes, from the kernel's BTF; so are those below.
+    pub off_sock_sndbuf: u32,
+    /// Offset of `sock.sk_wmem_queued`.
+    pub off_sock_wmem_queued: u32,
+    /// Offset of `tcp_sock.write_seq`.
+    pub off_tcp_write_seq: u32,
+    /// Offset of `task_struct.pid`.
+    pub off_task_pid: u32,
+    /// Offset of `task_struct.tgid`.
+    pub off_task_tgid: u32,
+    /// Offset of `task_struct.mm`.
+    pub off_task_mm: u32,
+    /// Offset of `mm_struct.arg_start`.
+    pub off_mm_arg_start: u32,
+    /// Offset of `mm_struct.arg_end`.
+    pub off_mm_arg_end: u32,
+    /// Offset of `mm_struct.env_start`.
+    pub off_mm_env_start: u32,
+    /// Offset of `mm_struct.env_end`.
+    pub off_mm_env_end: u32,
+}

@@ -1,0 +1,122 @@
+//! What is kept on each socket (`sk_storage`), and what tasks and activities hold.
+
+use crate::config::PIPELINE_DEPTH;
+use crate::stream::Stream;
+
+/// Nothing of this connection is looked at (any more).
+pub const CONN_OPAQUE: u16 = 1;
+/// The socket is in the socket map: its sends pass the rewriting program.
+pub const CONN_ENROLLED: u16 = 2;
+/// Older than the agent.
+pub const CONN_ADOPTED: u16 = 4;
+/// The framing of a request was ambiguous: where the next one starts is not certain.
+pub const CONN_DISTRUSTED: u16 = 8;
+/// Userspace was told that the connection is opaque.
+pub const CONN_REPORTED: u16 = 16;
+
+/// The exchange's trace is sampled: its records are wanted.
+pub const EXCHANGE_SAMPLED: u16 = 1;
+/// The application traces this exchange itself.
+pub const EXCHANGE_OWN_TRACING: u16 = 2;
+/// The method is `HEAD`.
+pub const EXCHANGE_HEAD: u16 = 4;
+/// The method is `CONNECT`.
+pub const EXCHANGE_CONNECT: u16 = 8;
+/// The request, body included, was seen to its end.
+pub const EXCHANGE_REQUEST_DONE: u16 = 16;
+
+/// One request in flight on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Exchange {
+    /// The span's id; on a server also the id of the activity.
+    pub span_id: u64,
+    /// On a client: the activity that sent the request; 0 for none.
+    pub activity: u64,
+    /// When the final response started, `CLOCK_MONOTONIC` ns; 0 if it did not.
+    pub response_ns: u64,
+    /// Bytes of the request's content.
+    pub request_bytes: u64,
+    /// `EXCHANGE_` bits.
+    pub flags: u16,
+    /// Explicit padding.
+    pub pad: [u16; 3],
+}
+
+/// What is kept on a socket. All zero is a connection about which nothing is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Connection {
+    /// The socket's cookie; 0 while the state is not set up.
+    pub cookie: u64,
+    /// The activity that opened the connection; 0 for none.
+    pub opener: u64,
+    /// The activity whose request is being, or was last, answered; 0 for none.
+    pub reply_activity: u64,
+    /// The cgroup of the process that last used the socket; 0 if not known.
+    pub cgroup_id: u64,
+    /// This end's address, as in [`crate::records::ExchangeOpened`].
+    pub local_addr: [u8; 16],
+    /// The peer's address.
+    pub remote_addr: [u8; 16],
+    /// This end's port.
+    pub local_port: u16,
+    /// The peer's port.
+    pub remote_port: u16,
+    /// `CONN_` bits.
+    pub flags: u16,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// [`crate::outcome::Role`].
+    pub role: u8,
+    /// The process that last used the socket; 0 if not known.
+    pub tgid: u32,
+    /// The task that last used the socket.
+    pub tid: u32,
+    /// Requests seen: the sequence number of the next one.
+    pub opened: u32,
+    /// Requests answered: the sequence number of the oldest in flight.
+    pub answered: u32,
+    /// Requests in flight that are not followed, younger than all that are.
+    pub overflow: u32,
+    /// Explicit padding.
+    pub pad: u32,
+    /// The kernel's address of the socket, for reads of its fields; never leaves the kernel.
+    pub sock: u64,
+    /// The direction that carries requests.
+    pub requests: Stream,
+    /// The direction that carries responses.
+    pub responses: Stream,
+    /// The requests in flight, at their sequence number modulo the length.
+    pub exchanges: [Exchange; PIPELINE_DEPTH],
+}
+
+/// A request that a process received and has not finished answering.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Activity {
+    /// The upper half of the trace id.
+    pub trace_id_hi: u64,
+    /// The lower half of the trace id.
+    pub trace_id_lo: u64,
+    /// The parent id that came with the request; 0 for none.
+    pub received_parent: u64,
+    /// The trace flags.
+    pub flags: u8,
+    /// Non-zero if the application was seen to continue the trace with spans of its own.
+    pub own_tracing: u8,
+    /// Explicit padding.
+    pub pad: [u8; 6],
+}
+
+/// What a task works on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TaskState {
+    /// The activity; 0 for none. It may be over.
+    pub activity: u64,
+    /// [`crate::outcome::Correlation`]: the rule that says so.
+    pub correlation: u8,
+    /// Explicit padding.
+    pub pad: [u8; 7],
+}

@@ -1,0 +1,76 @@
+//! What the kernel half counts, by reason. Nothing is lost without a number.
+
+/// Declares the counters and their names.
+macro_rules! counters {
+    ($($(#[$meta:meta])* $variant:ident = $value:literal => $text:literal,)+) => {
+        /// An index into the kernel's counter array.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Counter {
+            $($(#[$meta])* $variant = $value,)+
+        }
+
+        impl Counter {
+            /// Every counter, in the order of the integers.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)+];
+
+            /// The name in metrics and logs.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Counter::$variant => $text,)+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests whose head was read to its end.
+    ExchangesOpened = 0 => "exchanges_opened",
+    /// Exchanges that ended, in whatever way.
+    ExchangesClosed = 1 => "exchanges_closed",
+    /// Exchanges not recorded since their trace is not sampled.
+    ExchangesUnsampled = 2 => "exchanges_unsampled",
+    /// Records that found the ring buffer full.
+    DropRingFull = 3 => "drop_ring_full",
+    /// Programs that found every scratch buffer of their CPU in use.
+    DropScratchBusy = 4 => "drop_scratch_busy",
+    /// Requests past the number followed on one connection.
+    DropPipelineFull = 5 => "drop_pipeline_full",
+    /// Connections for which no state could be kept.
+    DropNoState = 6 => "drop_no_state",
+    /// Activities that found their map full.
+    DropActivitiesFull = 7 => "drop_activities_full",
+    /// Task associations that found their map full.
+    DropTasksFull = 8 => "drop_tasks_full",
+    /// Gaps in a byte stream: bytes that no program saw.
+    StreamGaps = 9 => "stream_gaps",
+    /// Messages whose start had to be found again.
+    StreamResyncs = 10 => "stream_resyncs",
+    /// Connections that turned out not to be HTTP/1.x.
+    ConnectionsOpaque = 11 => "connections_opaque",
+    /// Connections followed.
+    ConnectionsTracked = 12 => "connections_tracked",
+    /// Client sockets put in the socket map.
+    SocketsEnrolled = 13 => "sockets_enrolled",
+    /// Client sockets that the socket map refused.
+    EnrolFailed = 14 => "enrol_failed",
+    /// Exchanges closed without a complete response.
+    ExchangesBroken = 15 => "exchanges_broken",
+    /// Requests with an application's own context, whose spans are the application's.
+    ExchangesOwnContext = 16 => "exchanges_own_context",
+    /// Request heads that were kept from a handshake packet (`TCP_DEFER_ACCEPT`).
+    EarlyHeadsKept = 17 => "early_heads_kept",
+    /// Bytes of an early head past what is kept.
+    EarlyHeadsTruncated = 18 => "early_heads_truncated",
+    /// Sends given back to the machine after a failed send.
+    SendsRolledBack = 19 => "sends_rolled_back",
+    /// Exchanges whose response came while their request was not known.
+    DropUnpaired = 20 => "drop_unpaired",
+}
+
+/// Counters kept for each [`crate::outcome::Outcome`], after the plain ones.
+pub const OUTCOME_BASE: u32 = 32;
+
+/// The length of the kernel's counter array.
+pub const COUNTERS: u32 = 64;

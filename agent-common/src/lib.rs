@@ -1,0 +1,16 @@
+//! What the two halves of Tracewire share.
+//!
+//! Everything here is `no_std`, allocates nothing and panics nowhere: the very
+//! same code runs in the kernel, in the agent and in the tests.
+
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+pub mod config;
+pub mod connection;
+pub mod context;
+pub mod counter;
+pub mod outcome;
+pub mod parse;
+pub mod records;
+pub mod stream;

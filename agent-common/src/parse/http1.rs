@@ -1,0 +1,950 @@
+//! The state machine of one direction of an HTTP/1.x connection (RFC 9112).
+//!
+//! It knows message boundaries: where a head ends, how long the body is, where
+//! the next message starts. It keeps no bytes, only scalars, so it may be fed
+//! pieces of any size. It works on a window of bytes at a time; bodies are
+//! passed over by arithmetic, without looking at them.
+
+use super::traceparent::TraceparentValue;
+use crate::config::WINDOW;
+use crate::outcome::HeadKind;
+
+/// A window of the stream. Eight bytes longer than what it holds, so that a
+/// word may be read at each of its positions.
+pub type Window = [u8; WINDOW + 8];
+
+/// What is expected next.
+mod state {
+    pub(super) const START: u8 = 0;
+    pub(super) const METHOD: u8 = 1;
+    pub(super) const TARGET: u8 = 2;
+    pub(super) const REQUEST_LINE: u8 = 3;
+    pub(super) const STATUS: u8 = 4;
+    pub(super) const LINE: u8 = 5;
+    pub(super) const LINE_START: u8 = 6;
+    pub(super) const NAME: u8 = 7;
+    pub(super) const LENGTH: u8 = 8;
+    pub(super) const CODING: u8 = 9;
+    pub(super) const TRACEPARENT: u8 = 10;
+    pub(super) const EMPTY_LINE: u8 = 11;
+    pub(super) const HEAD_END: u8 = 12;
+    pub(super) const BODY: u8 = 13;
+    pub(super) const CHUNK_SIZE: u8 = 14;
+    pub(super) const CHUNK_LINE: u8 = 15;
+    pub(super) const CHUNK_DATA: u8 = 16;
+    pub(super) const CHUNK_END: u8 = 17;
+    pub(super) const TRAILER_START: u8 = 18;
+    pub(super) const TRAILER_LINE: u8 = 19;
+    pub(super) const TRAILER_END: u8 = 20;
+    pub(super) const UNTIL_CLOSE: u8 = 21;
+    pub(super) const MESSAGE_END: u8 = 22;
+    pub(super) const HELD: u8 = 23;
+    pub(super) const LOST: u8 = 24;
+    pub(super) const OPAQUE: u8 = 25;
+}
+
+/// `Content-Length` is there.
+pub const FACT_LENGTH: u16 = 1;
+/// The last transfer coding is `chunked`.
+pub const FACT_CHUNKED: u16 = 2;
+/// There is a transfer coding.
+pub const FACT_CODING: u16 = 4;
+/// There is an `Upgrade` header.
+pub const FACT_UPGRADE: u16 = 8;
+/// Two readers could disagree about this head: it is read, but never touched. It may
+/// still come up in a body of chunks: then the start of the next message is uncertain.
+pub const FACT_AMBIGUOUS: u16 = 16;
+/// The body's length cannot be known.
+pub const FACT_BROKEN: u16 = 32;
+/// There is a `traceparent` header.
+pub const FACT_TRACEPARENT: u16 = 64;
+/// There is more than one.
+pub const FACT_TRACEPARENT_REPEATED: u16 = 128;
+/// The method is `HEAD`.
+pub const FACT_HEAD: u16 = 256;
+/// The method is `CONNECT`.
+pub const FACT_CONNECT: u16 = 512;
+
+/// The names that are looked for, each in a row of 32 bytes. Eight rows, so that masks
+/// alone keep an index inside: the compiler turns a comparison into one that the
+/// verifier cannot follow (`R0 max value is outside of the allowed memory range`).
+static NAMES: [u8; 256] = {
+    let mut table = [0; 256];
+    let names: [&[u8]; 5] = [
+        b"traceparent:",
+        b"transfer-encoding:",
+        b"content-length:",
+        b"upgrade:",
+        b"chunked",
+    ];
+    let mut row = 0;
+    while row < names.len() {
+        let mut at = 0;
+        while at < names[row].len() {
+            table[row * 32 + at] = names[row][at];
+            at += 1;
+        }
+        row += 1;
+    }
+    table
+};
+const NAME_TRACEPARENT: u8 = 0;
+const NAME_CODING: u8 = 1;
+const NAME_LENGTH: u8 = 2;
+const NAME_UPGRADE: u8 = 3;
+const NAME_CHUNKED: u8 = 4;
+
+/// The byte at `at` of the name in row `row`; 0 past its end.
+#[inline(always)]
+fn name_byte(row: u8, at: u8) -> u8 {
+    NAMES[(((row & 7) as usize) << 5) | (at & 31) as usize]
+}
+
+/// The longest method that is taken for one, in bytes.
+const MAX_METHOD: u8 = 24;
+
+/// The longest head that is followed, in bytes.
+const MAX_HEAD: u32 = 1 << 20;
+
+const LF_WORD: u64 = 0x0a0a_0a0a_0a0a_0a0a;
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// What a step came upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Event {
+    /// Nothing of note; call again.
+    None = 0,
+    /// The byte just taken is the first of a message.
+    MessageStart = 1,
+    /// The byte just taken ended a head: call [`Http1::begin_body`] next.
+    HeadEnd = 2,
+    /// The message is over: call [`Http1::next_message`] next.
+    MessageEnd = 3,
+    /// The bytes are not HTTP/1.x, or the position in them was lost.
+    NotHttp = 4,
+    /// Bytes came while the fate of an `Upgrade` or `CONNECT` was open.
+    Held = 5,
+}
+
+/// What follows a head, decided by who knows the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// As the head says (RFC 9112 §6.3).
+    Framed,
+    /// None, whatever the head says: `HEAD`, 1xx, 204, 304.
+    None,
+    /// Another protocol: 101, or `CONNECT` that succeeded.
+    Switched,
+}
+
+/// One direction of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Http1 {
+    /// The bytes of the body, or of the chunk, still to come.
+    remaining: u64,
+    /// Bytes of content seen in this message, without transfer coding.
+    content: u64,
+    /// The last eight bytes of the line, the newest in the highest byte.
+    tail: u64,
+    /// The value of `traceparent`.
+    traceparent: TraceparentValue,
+    /// Bytes of the head so far.
+    head_len: u32,
+    /// Where in the head the value of `traceparent` starts.
+    traceparent_at: u32,
+    /// `FACT_` bits.
+    facts: u16,
+    /// The status code.
+    status: u16,
+    state: u8,
+    /// [`HeadKind`].
+    kind: u8,
+    /// The row of [`NAMES`] that the name may be.
+    name: u8,
+    /// Bytes of the name, method, status line, number or coding so far.
+    matched: u8,
+    /// Non-zero while this is a guess at where a message starts.
+    tentative: u8,
+    pad: [u8; 3],
+}
+
+impl Http1 {
+    /// A direction at the start of its stream.
+    pub fn new(kind: HeadKind) -> Self {
+        Self {
+            kind: kind as u8,
+            ..Self::default()
+        }
+    }
+
+    /// Whether this direction carries requests.
+    #[inline(always)]
+    pub fn is_request(&self) -> bool {
+        self.kind == HeadKind::Request as u8
+    }
+
+    /// `FACT_` bits of the head.
+    #[inline(always)]
+    pub fn facts(&self) -> u16 {
+        self.facts
+    }
+
+    /// The status code of the response's head.
+    #[inline(always)]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Bytes of the head so far; the whole head after [`Event::HeadEnd`].
+    #[inline(always)]
+    pub fn head_len(&self) -> u32 {
+        self.head_len
+    }
+
+    /// Bytes of content so far.
+    #[inline(always)]
+    pub fn content(&self) -> u64 {
+        self.content
+    }
+
+    /// Where in the head the value of the `traceparent` header starts.
+    #[inline(always)]
+    pub fn traceparent_at(&self) -> u32 {
+        self.traceparent_at
+    }
+
+    /// The value of `traceparent`: valid only if there is exactly one header.
+    #[inline(always)]
+    pub fn traceparent(&self) -> &TraceparentValue {
+        &self.traceparent
+    }
+
+    /// Whether nothing of a message was seen yet.
+    #[inline(always)]
+    pub fn is_at_start(&self) -> bool {
+        self.state == state::START
+    }
+
+    /// Whether a head is being read.
+    #[inline(always)]
+    pub fn is_in_head(&self) -> bool {
+        self.state >= state::METHOD && self.state <= state::HEAD_END
+    }
+
+    /// Whether the end of the connection ends the message.
+    #[inline(always)]
+    pub fn is_until_close(&self) -> bool {
+        self.state == state::UNTIL_CLOSE
+    }
+
+    /// Whether nothing of this direction is looked at any more.
+    #[inline(always)]
+    pub fn is_opaque(&self) -> bool {
+        self.state == state::OPAQUE
+    }
+
+    /// Whether the position in the stream was lost.
+    #[inline(always)]
+    pub fn is_lost(&self) -> bool {
+        self.state == state::LOST
+    }
+
+    /// Whether the fate of an `Upgrade` or `CONNECT` is open.
+    #[inline(always)]
+    pub fn is_held(&self) -> bool {
+        self.state == state::HELD
+    }
+
+    /// Whether the start of the present message was a guess.
+    #[inline(always)]
+    pub fn is_tentative(&self) -> bool {
+        self.tentative != 0
+    }
+
+    /// The position was lost: look for the start of a message again.
+    #[inline(always)]
+    pub fn lose(&mut self) {
+        self.state = state::LOST;
+        self.head_len = 0;
+    }
+
+    /// Nothing of this direction will be looked at any more.
+    #[inline(always)]
+    pub fn make_opaque(&mut self) {
+        self.state = state::OPAQUE;
+    }
+
+    /// Tries to take what comes now for the start of a message.
+    #[inline(always)]
+    pub fn guess_start(&mut self) {
+        self.next_message();
+        self.tentative = 1;
+    }
+
+    /// A message is over: the next one starts here.
+    #[inline(always)]
+    pub fn next_message(&mut self) {
+        self.state = state::START;
+        self.tentative = 0;
+        self.head_len = 0;
+    }
+
+    /// The position in the stream is certain again.
+    #[inline(always)]
+    pub fn confirm(&mut self) {
+        self.tentative = 0;
+    }
+
+    /// Waits for the answer to an `Upgrade` or `CONNECT` before the next message.
+    #[inline(always)]
+    pub fn hold(&mut self) {
+        self.state = state::HELD;
+    }
+
+    /// Takes `missing` bytes as passed without having been seen. Answers whether the
+    /// position is still known: it is where they were all of a body.
+    #[inline(always)]
+    pub fn pass_over(&mut self, missing: u32) -> bool {
+        let missing = missing as u64;
+        match self.state {
+            state::UNTIL_CLOSE | state::OPAQUE => {
+                self.content += missing;
+                true
+            }
+            // Strictly less: the end itself has to be seen, as an event.
+            state::BODY | state::CHUNK_DATA if missing < self.remaining => {
+                self.remaining -= missing;
+                self.content += missing;
+                true
+            }
+            _ => {
+                self.lose();
+                false
+            }
+        }
+    }
+
+    /// As [`Http1::pass_over`], but nothing is lost where the bytes are not all of a body.
+    #[inline(always)]
+    pub fn pass_over_body(&mut self, missing: u32) -> bool {
+        let in_body = matches!(self.state, state::BODY | state::CHUNK_DATA);
+        in_body && (missing as u64) < self.remaining && self.pass_over(missing)
+    }
+
+    #[inline(always)]
+    fn begin_message(&mut self) {
+        self.remaining = 0;
+        self.content = 0;
+        self.tail = 0;
+        self.traceparent.clear();
+        self.head_len = 0;
+        self.traceparent_at = 0;
+        self.facts = 0;
+        self.status = 0;
+        self.matched = 0;
+        self.name = 0xff;
+    }
+
+    /// The head ended. Says what follows and goes on to it.
+    #[inline(always)]
+    pub fn begin_body(&mut self, body: Body) -> Event {
+        self.state = match body {
+            Body::Switched => state::OPAQUE,
+            Body::None => state::MESSAGE_END,
+            Body::Framed if self.facts & FACT_BROKEN != 0 => state::LOST,
+            Body::Framed if self.facts & FACT_CHUNKED != 0 => {
+                self.remaining = 0;
+                self.matched = 0;
+                state::CHUNK_SIZE
+            }
+            Body::Framed if self.facts & FACT_CODING != 0 => {
+                // §6.3: a response is then delimited by close; a request is an error.
+                if self.is_request() {
+                    state::LOST
+                } else {
+                    state::UNTIL_CLOSE
+                }
+            }
+            Body::Framed if self.facts & FACT_LENGTH != 0 => {
+                if self.remaining == 0 {
+                    state::MESSAGE_END
+                } else {
+                    state::BODY
+                }
+            }
+            Body::Framed if self.is_request() => state::MESSAGE_END,
+            Body::Framed => state::UNTIL_CLOSE,
+        };
+        match self.state {
+            state::MESSAGE_END => Event::MessageEnd,
+            state::LOST => Event::NotHttp,
+            _ => Event::None,
+        }
+    }
+
+    #[inline(always)]
+    fn fail(&mut self) -> Event {
+        self.state = state::LOST;
+        Event::NotHttp
+    }
+
+    /// Takes bytes of the window from `at`, which is below `end`, and never past `end`.
+    /// A step may take none where only the state changes, but never two in a row,
+    /// except with [`Event::NotHttp`] and [`Event::Held`].
+    /// `available` is how many bytes of the stream are there from `at` on,
+    /// in the window and behind it: bodies are passed over beyond the window.
+    ///
+    /// Answers how many bytes were taken, and what came of it.
+    #[inline(always)]
+    pub fn step(&mut self, window: &Window, at: u32, end: u32, available: u32) -> (u32, Event) {
+        match self.state {
+            state::LINE | state::REQUEST_LINE | state::CHUNK_LINE | state::TRAILER_LINE => {
+                self.skip_line(window, at, end)
+            }
+            state::BODY | state::CHUNK_DATA => {
+                let taken = if self.remaining < available as u64 {
+                    self.remaining as u32
+                } else {
+                    available
+                };
+                self.remaining -= taken as u64;
+                self.content += taken as u64;
+                if self.remaining > 0 {
+                    return (taken, Event::None);
+                }
+                if self.state == state::CHUNK_DATA {
+                    self.state = state::CHUNK_END;
+                    self.matched = 0;
+                    return (taken, Event::None);
+                }
+                self.state = state::MESSAGE_END;
+                (taken, Event::MessageEnd)
+            }
+            state::UNTIL_CLOSE => {
+                self.content += available as u64;
+                (available, Event::None)
+            }
+            state::OPAQUE => (available, Event::None),
+            state::LOST => (0, Event::NotHttp),
+            state::HELD => (0, Event::Held),
+            _ => {
+                let byte = window[at as usize & (WINDOW - 1)];
+                let (taken, event) = self.take_byte(byte);
+                if taken != 0 && self.state != state::START && self.state <= state::HEAD_END {
+                    self.count_head(1);
+                }
+                (taken, event)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count_head(&mut self, taken: u32) {
+        self.head_len += taken;
+        if self.head_len > MAX_HEAD {
+            self.state = state::LOST;
+        }
+    }
+
+    /// Passes over a line, eight bytes at a time.
+    #[inline(always)]
+    fn skip_line(&mut self, window: &Window, at: u32, end: u32) -> (u32, Event) {
+        let mut taken = 0u32;
+        let mut found = false;
+        // Four words a step: few enough for the verifier, enough for most lines.
+        let mut round = 0;
+        while round < 4 {
+            let here = at + taken;
+            if here >= end {
+                break;
+            }
+            let word = read_word(window, here);
+            let present = end - here;
+            let differs = word ^ LF_WORD;
+            let zero = differs.wrapping_sub(LOW_BITS) & !differs & HIGH_BITS;
+            // Bytes of the word before its first line feed.
+            let mut before = if zero == 0 {
+                8
+            } else {
+                zero.trailing_zeros() >> 3
+            };
+            if before >= present {
+                before = if present < 8 { present } else { 8 };
+                self.note_tail(word, before);
+                taken += before;
+            } else {
+                self.note_tail(word, before);
+                taken += before;
+                if before < 8 {
+                    taken += 1;
+                    found = true;
+                    break;
+                }
+            }
+            round += 1;
+        }
+        let in_head = self.state < state::HEAD_END;
+        if in_head {
+            self.count_head(taken);
+            if self.state == state::LOST {
+                return (taken, Event::NotHttp);
+            }
+        }
+        let event = if found { self.end_line() } else { Event::None };
+        (taken, event)
+    }
+
+    /// Shifts the first `count` (0 to 8) bytes of `word` into the tail.
+    #[inline(always)]
+    fn note_tail(&mut self, word: u64, count: u32) {
+        if count >= 8 {
+            self.tail = word;
+        } else if count > 0 {
+            let bits = (count & 7) * 8;
+            self.tail = (self.tail >> bits) | (word << (64 - bits));
+        }
+    }
+
+    /// A line feed ended a line that was passed over.
+    #[inline(always)]
+    fn end_line(&mut self) -> Event {
+        if (self.tail >> 56) as u8 != b'\r' {
+            // RFC 9112 §2.2 lets a recipient take a bare LF; not all do.
+            self.facts |= FACT_AMBIGUOUS;
+        }
+        match self.state {
+            state::REQUEST_LINE => {
+                // The version is the last thing of the line; its digit is masked out.
+                let with_cr = u64::from_le_bytes(*b"TTP/1.\0\r");
+                let bare = u64::from_le_bytes(*b"HTTP/1.\0");
+                let (text, digit) = if (self.tail >> 56) as u8 == b'\r' {
+                    (
+                        self.tail & !(0xff << 48) == with_cr,
+                        (self.tail >> 48) as u8,
+                    )
+                } else {
+                    (self.tail & !(0xff << 56) == bare, (self.tail >> 56) as u8)
+                };
+                if !text || !digit.is_ascii_digit() {
+                    return self.fail();
+                }
+                self.state = state::LINE_START;
+            }
+            state::CHUNK_LINE => {
+                // `remaining` holds the size of the chunk; 0 is the last one.
+                self.state = if self.remaining == 0 {
+                    state::TRAILER_START
+                } else {
+                    state::CHUNK_DATA
+                };
+            }
+            state::TRAILER_LINE => self.state = state::TRAILER_START,
+            _ => self.state = state::LINE_START,
+        }
+        Event::None
+    }
+
+    /// Goes over to passing over the line. The byte at hand is looked at again.
+    #[inline(always)]
+    fn skip_rest(&mut self) -> (u32, Event) {
+        self.state = state::LINE;
+        self.tail = 0;
+        (0, Event::None)
+    }
+
+    /// Takes one byte, or none where only the state changed.
+    #[inline(always)]
+    fn take_byte(&mut self, byte: u8) -> (u32, Event) {
+        match self.state {
+            state::START => self.take_start(byte),
+            state::METHOD => {
+                if byte == b' ' {
+                    if self.remaining == u64::from_be_bytes(*b"\0\0\0\0HEAD") {
+                        self.facts |= FACT_HEAD;
+                    } else if self.remaining == u64::from_be_bytes(*b"\0CONNECT") {
+                        self.facts |= FACT_CONNECT;
+                    }
+                    self.remaining = 0;
+                    self.state = state::TARGET;
+                } else if is_method_byte(byte) && self.matched < MAX_METHOD {
+                    self.matched += 1;
+                    self.remaining = (self.remaining << 8) | byte as u64;
+                } else {
+                    return (0, self.fail());
+                }
+                (1, Event::None)
+            }
+            state::TARGET => {
+                if byte <= b' ' || byte == 0x7f {
+                    return (0, self.fail());
+                }
+                self.state = state::REQUEST_LINE;
+                self.tail = (byte as u64) << 56;
+                (1, Event::None)
+            }
+            state::STATUS => self.take_status(byte),
+            state::LINE_START => self.take_line_start(byte),
+            state::NAME => self.take_name(byte),
+            state::LENGTH => self.take_length(byte),
+            state::CODING => self.take_coding(byte),
+            state::TRACEPARENT => {
+                if byte == b'\r' || byte == b'\n' {
+                    return self.skip_rest();
+                }
+                if self.traceparent_at == 0 {
+                    if byte == b' ' || byte == b'\t' {
+                        return (1, Event::None);
+                    }
+                    self.traceparent_at = self.head_len;
+                }
+                self.traceparent.push(byte);
+                (1, Event::None)
+            }
+            state::EMPTY_LINE => {
+                if byte != b'\n' {
+                    return (0, self.fail());
+                }
+                self.state = state::HEAD_END;
+                (1, Event::HeadEnd)
+            }
+            state::CHUNK_SIZE => self.take_chunk_size(byte),
+            state::CHUNK_END => {
+                // CR LF after the data of a chunk; a bare LF is taken too.
+                if byte == b'\r' && self.matched == 0 {
+                    self.matched = 1;
+                } else if byte == b'\n' {
+                    if self.matched == 0 {
+                        self.facts |= FACT_AMBIGUOUS;
+                    }
+                    self.matched = 0;
+                    self.remaining = 0;
+                    self.state = state::CHUNK_SIZE;
+                } else {
+                    return (0, self.fail());
+                }
+                (1, Event::None)
+            }
+            state::TRAILER_START => {
+                if byte == b'\r' {
+                    self.state = state::TRAILER_END;
+                    return (1, Event::None);
+                }
+                if byte == b'\n' {
+                    self.facts |= FACT_AMBIGUOUS;
+                    self.state = state::MESSAGE_END;
+                    return (1, Event::MessageEnd);
+                }
+                self.state = state::TRAILER_LINE;
+                self.tail = 0;
+                (0, Event::None)
+            }
+            state::TRAILER_END => {
+                if byte != b'\n' {
+                    return (0, self.fail());
+                }
+                self.state = state::MESSAGE_END;
+                (1, Event::MessageEnd)
+            }
+            _ => (0, self.fail()),
+        }
+    }
+
+    #[inline(always)]
+    fn take_start(&mut self, byte: u8) -> (u32, Event) {
+        if self.is_request() {
+            // RFC 9112 §2.2: empty lines before a request line are to be ignored.
+            if byte == b'\r' || byte == b'\n' {
+                return (1, Event::None);
+            }
+            if !is_method_byte(byte) {
+                return (0, self.fail());
+            }
+            self.begin_message();
+            self.state = state::METHOD;
+            self.remaining = byte as u64;
+            self.matched = 1;
+        } else {
+            if byte != b'H' {
+                return (0, self.fail());
+            }
+            self.begin_message();
+            self.state = state::STATUS;
+            self.matched = 1;
+        }
+        (1, Event::MessageStart)
+    }
+
+    /// `HTTP/1.x ddd`, then anything up to the line's end (RFC 9112 §4).
+    #[inline(always)]
+    fn take_status(&mut self, byte: u8) -> (u32, Event) {
+        let at = self.matched;
+        let literal = (u64::from_le_bytes(*b"HTTP/1.\0") >> ((at & 7) * 8)) as u8;
+        let fits = if at < 7 {
+            byte == literal
+        } else if at == 7 {
+            byte.is_ascii_digit()
+        } else if at == 8 {
+            byte == b' '
+        } else if at < 12 {
+            let digit = byte.wrapping_sub(b'0');
+            self.status = (self.status * 10).wrapping_add(digit as u16);
+            digit < 10
+        } else {
+            return if byte == b' ' || byte == b'\r' || byte == b'\n' {
+                self.skip_rest()
+            } else {
+                (0, self.fail())
+            };
+        };
+        if !fits {
+            return (0, self.fail());
+        }
+        self.matched = at + 1;
+        (1, Event::None)
+    }
+
+    #[inline(always)]
+    fn take_line_start(&mut self, byte: u8) -> (u32, Event) {
+        let row = match byte | 0x20 {
+            b't' => NAME_TRACEPARENT,
+            b'c' => NAME_LENGTH,
+            b'u' => NAME_UPGRADE,
+            _ => 0xff,
+        };
+        if row != 0xff {
+            self.name = row;
+            self.matched = 1;
+            self.state = state::NAME;
+            return (1, Event::None);
+        }
+        if byte == b'\r' {
+            self.state = state::EMPTY_LINE;
+            return (1, Event::None);
+        }
+        if byte == b'\n' {
+            self.facts |= FACT_AMBIGUOUS;
+            self.state = state::HEAD_END;
+            return (1, Event::HeadEnd);
+        }
+        if byte == b' ' || byte == b'\t' {
+            // A folded line (RFC 9112 §5.2): obsolete, and read differently by readers.
+            self.facts |= FACT_AMBIGUOUS;
+        }
+        self.skip_rest()
+    }
+
+    #[inline(always)]
+    fn take_name(&mut self, byte: u8) -> (u32, Event) {
+        let lower = if byte.is_ascii_uppercase() {
+            byte | 0x20
+        } else {
+            byte
+        };
+        let at = self.matched;
+        if self.name == NAME_TRACEPARENT && at == 3 && lower == b'n' {
+            self.name = NAME_CODING;
+        }
+        let wanted = name_byte(self.name, at);
+        if lower != wanted {
+            if wanted == b':' && (byte == b' ' || byte == b'\t') {
+                // White space before the colon (RFC 9112 §5.1): readers disagree.
+                self.facts |= FACT_AMBIGUOUS;
+            }
+            return self.skip_rest();
+        }
+        self.matched = at + 1;
+        if wanted != b':' {
+            return (1, Event::None);
+        }
+        match self.name {
+            NAME_TRACEPARENT => {
+                if self.facts & FACT_TRACEPARENT != 0 {
+                    self.facts |= FACT_TRACEPARENT_REPEATED;
+                }
+                self.facts |= FACT_TRACEPARENT;
+                self.traceparent.clear();
+                self.traceparent_at = 0;
+                self.state = state::TRACEPARENT;
+            }
+            NAME_CODING => {
+                if self.facts & (FACT_LENGTH | FACT_CHUNKED) != 0 {
+                    self.facts |= FACT_AMBIGUOUS;
+                }
+                self.facts |= FACT_CODING;
+                self.matched = 0;
+                self.state = state::CODING;
+            }
+            NAME_LENGTH => {
+                if self.facts & (FACT_LENGTH | FACT_CODING) != 0 {
+                    self.facts |= FACT_AMBIGUOUS;
+                }
+                if self.facts & FACT_LENGTH != 0 {
+                    // A second length that differs leaves no length (RFC 9112 §6.3).
+                    self.tail = self.remaining;
+                    self.matched = 0x80;
+                } else {
+                    self.matched = 0;
+                }
+                self.facts |= FACT_LENGTH;
+                self.remaining = 0;
+                self.state = state::LENGTH;
+            }
+            _ => {
+                self.facts |= FACT_UPGRADE;
+                return self.after_name();
+            }
+        }
+        (1, Event::None)
+    }
+
+    #[inline(always)]
+    fn after_name(&mut self) -> (u32, Event) {
+        self.state = state::LINE;
+        self.tail = 0;
+        (1, Event::None)
+    }
+
+    /// `Content-Length` (RFC 9110 §8.6). The low bits of `matched`: 0 before the
+    /// number, 1 in it, 2 after it; the highest says that it is a second header.
+    #[inline(always)]
+    fn take_length(&mut self, byte: u8) -> (u32, Event) {
+        let phase = self.matched & 0x7f;
+        if byte.is_ascii_digit() {
+            if phase == 2 || self.remaining > (u64::MAX >> 8) {
+                self.facts |= FACT_BROKEN | FACT_AMBIGUOUS;
+            } else {
+                self.remaining = self.remaining * 10 + (byte - b'0') as u64;
+            }
+            self.matched = (self.matched & 0x80) | 1;
+        } else if byte == b' ' || byte == b'\t' {
+            if phase == 1 {
+                self.matched = (self.matched & 0x80) | 2;
+            }
+        } else if byte == b'\r' || byte == b'\n' {
+            if phase == 0 || (self.matched & 0x80 != 0 && self.tail != self.remaining) {
+                self.facts |= FACT_BROKEN | FACT_AMBIGUOUS;
+            }
+            return self.skip_rest();
+        } else {
+            self.facts |= FACT_BROKEN | FACT_AMBIGUOUS;
+        }
+        (1, Event::None)
+    }
+
+    /// `Transfer-Encoding` (RFC 9112 §6.1): is the last coding `chunked`?
+    /// `matched` counts its letters; 0x40 is a mismatch, 0x20 marks white space after it.
+    #[inline(always)]
+    fn take_coding(&mut self, byte: u8) -> (u32, Event) {
+        let lower = if byte.is_ascii_uppercase() {
+            byte | 0x20
+        } else {
+            byte
+        };
+        if byte == b'\r' || byte == b'\n' {
+            if self.matched & 0x5f == 7 {
+                self.facts |= FACT_CHUNKED;
+            }
+            return self.skip_rest();
+        }
+        if byte == b',' {
+            if self.matched & 0x5f == 7 {
+                // The last one still, if only empty elements follow (RFC 9110 §5.6.1.2).
+                self.facts |= FACT_CHUNKED | FACT_AMBIGUOUS;
+            }
+            self.matched = 0;
+            return (1, Event::None);
+        }
+        if byte == b' ' || byte == b'\t' {
+            if self.matched != 0 {
+                self.matched |= 0x20;
+            }
+            return (1, Event::None);
+        }
+        if self.matched == 0 {
+            self.facts &= !FACT_CHUNKED;
+        }
+        if self.matched < 7 && lower == name_byte(NAME_CHUNKED, self.matched) {
+            self.matched += 1;
+        } else {
+            self.matched = 0x40;
+        }
+        (1, Event::None)
+    }
+
+    /// The size line of a chunk (RFC 9112 §7.1): hex digits, then maybe extensions.
+    #[inline(always)]
+    fn take_chunk_size(&mut self, byte: u8) -> (u32, Event) {
+        let lower = byte | 0x20;
+        let digit = if byte.is_ascii_digit() {
+            byte - b'0'
+        } else if lower.is_ascii_lowercase() && lower <= b'f' {
+            lower - b'a' + 10
+        } else {
+            if self.matched == 0 || !matches!(byte, b'\r' | b'\n' | b';' | b' ' | b'\t') {
+                return (0, self.fail());
+            }
+            self.state = state::CHUNK_LINE;
+            self.tail = 0;
+            return (0, Event::None);
+        };
+        if self.matched >= 15 {
+            return (0, self.fail());
+        }
+        self.matched += 1;
+        self.remaining = (self.remaining << 4) | digit as u64;
+        (1, Event::None)
+    }
+}
+
+/// Bytes of a method. RFC 9110 §9.1 allows any token; methods in use are upper
+/// case with dashes, and anything else would let other protocols pass for HTTP.
+#[inline(always)]
+fn is_method_byte(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte == b'-' || byte == b'_'
+}
+
+/// The eight bytes at `at`, the first in the lowest byte.
+#[inline(always)]
+fn read_word(window: &Window, at: u32) -> u64 {
+    let at = at as usize & (WINDOW - 1);
+    let place = window.as_ptr().wrapping_add(at);
+    // SAFETY: `at` is below WINDOW and the window is eight bytes longer than that.
+    u64::from_le(unsafe { load_unaligned(place) })
+}
+
+/// # Safety
+///
+/// `place` must point to eight readable bytes.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+unsafe fn load_unaligned(place: *const u8) -> u64 {
+    // SAFETY: the caller's promise; the read is unaligned.
+    unsafe { place.cast::<u64>().read_unaligned() }
+}
+
+/// The compiler makes eight loads of bytes out of an unaligned read for this target.
+/// The kernel allows the one load from map memory; the target feature that would let
+/// the compiler use it makes it misalign the stack too, and the verifier says
+/// `misaligned stack access off 0+0+-20 size 8`.
+///
+/// # Safety
+///
+/// `place` must point to eight readable bytes.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn load_unaligned(place: *const u8) -> u64 {
+    let word: u64;
+    // SAFETY: the caller's promise; reads only.
+    unsafe {
+        core::arch::asm!(
+            "{word} = *(u64 *)({place} + 0)",
+            word = out(reg) word,
+            place = in(reg) place,
+            options(readonly, nostack, preserves_flags, pure),
+        );
+    }
+    word
+}

@@ -1,0 +1,14 @@
+//! The parsers, fed as the kernel feeds them.
+
+pub mod bodies;
+mod chunks;
+mod corpora;
+mod gaps;
+mod heads;
+mod lengths;
+pub mod machine;
+mod protocols;
+mod record;
+pub mod reference;
+mod splits;
+mod trace_header;

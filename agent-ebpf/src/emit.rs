@@ -1,0 +1,92 @@
+//! Records on their way to userspace.
+
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::btf_maps::RingBuf;
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{bpf_ringbuf_output, bpf_ringbuf_query};
+use aya_ebpf::macros::btf_map;
+use tracewire_common::config::WINDOW;
+use tracewire_common::counter::Counter;
+use tracewire_common::records::{
+    ExchangeClosed, ExchangeOpened, HeadFragment, KIND_HEAD_FRAGMENT, RECORD_VERSION, RecordHeader,
+};
+
+use crate::scratch::Scratch;
+use crate::state::{config, count};
+
+/// Records for userspace. Its size is set before loading.
+#[btf_map]
+static RECORDS: RingBuf<u8, { 8 * 1024 * 1024 }> = RingBuf::new();
+
+#[inline(always)]
+pub(crate) fn header(kind: u16, data_len: u32) -> RecordHeader {
+    RecordHeader { kind, version: RECORD_VERSION, data_len }
+}
+
+/// Waking the agent for each record costs more than the record: it looks by itself
+/// every few milliseconds, and is woken only when much is waiting.
+#[inline(always)]
+fn wakeup_flags() -> u64 {
+    // SAFETY: a query of the map, without side effects.
+    let waiting =
+        unsafe { bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), BPF_RB_AVAIL_DATA as u64) };
+    let limit = match config() {
+        Some(config) => config.wakeup_bytes as u64,
+        None => 0,
+    };
+    if waiting > limit { BPF_RB_FORCE_WAKEUP as u64 } else { BPF_RB_NO_WAKEUP as u64 }
+}
+
+/// Writes a record that lies at `from`.
+///
+/// # Safety
+///
+/// `from` must point to `len` readable bytes that the verifier knows as such.
+#[inline(always)]
+pub(crate) unsafe fn output(from: *const c_void, len: u64) {
+    let flags = wakeup_flags();
+    // SAFETY: the caller's promise.
+    let result = unsafe {
+        bpf_ringbuf_output((&raw const RECORDS).cast_mut().cast(), from.cast_mut(), len, flags)
+    };
+    if result != 0 {
+        count(Counter::DropRingFull);
+    }
+}
+
+/// Writes the record in `scratch` with the first `data_len` bytes of its window.
+#[inline(always)]
+pub(crate) fn exchange_opened(scratch: *mut Scratch, data_len: u32) {
+    let data_len = if data_len > WINDOW as u32 { WINDOW as u32 } else { data_len };
+    // SAFETY: the record and the window lie behind one another in `Scratch`.
+    unsafe { output(scratch.cast(), (size_of::<ExchangeOpened>() as u32 + data_len) as u64) };
+}
+
+/// Writes a finished exchange.
+#[inline(always)]
+pub(crate) fn exchange_closed(record: &ExchangeClosed) {
+    // SAFETY: a whole record on the stack.
+    unsafe { output((&raw const *record).cast(), size_of::<ExchangeClosed>() as u64) };
+}
+
+/// Writes the first `len` bytes of the window as a part of a head.
+#[inline(always)]
+pub(crate) fn head_fragment(
+    scratch: *mut Scratch,
+    connection: u64,
+    sequence: u32,
+    offset: u32,
+    len: u32,
+) {
+    const AT: usize = size_of::<ExchangeOpened>() - size_of::<HeadFragment>();
+    let len = if len > WINDOW as u32 { WINDOW as u32 } else { len };
+    let record =
+        HeadFragment { header: header(KIND_HEAD_FRAGMENT, len), connection, sequence, offset };
+    // SAFETY: the last bytes of the record's room, right before the window, are large
+    // enough for a fragment and eight-byte aligned.
+    unsafe {
+        let place = scratch.cast::<u8>().add(AT);
+        place.cast::<HeadFragment>().write(record);
+        output(place.cast(), (size_of::<HeadFragment>() as u32 + len) as u64);
+    }
+}

@@ -1,0 +1,123 @@
+//! The kernel half of Tracewire. Each program is a thin entry: context in, verdict out.
+//!
+//! | program | hook | what it does |
+//! | --- | --- | --- |
+//! | `track_connection` | `sock_ops` | gives a connection its role, enrols client sockets |
+//! | `note_opener4`, `note_opener6` | `cgroup/connect4`, `connect6` | remembers which activity opens a connection |
+//! | `rewrite_request` | `sk_msg` | reads what a client sends and writes the context into it |
+//! | `keep_readable` | `sk_skb` stream verdict | restores `FIONREAD` on kernels where the socket map breaks it |
+//! | `read_egress`, `read_ingress` | `cgroup_skb` | reads messages off the packets and times them |
+//! | `associate_receiver` | tracepoint `sock_recv_length` or `tcp_rcv_space_adjust` | learns which task works on which exchange |
+//! | `inherit_activity`, `note_exec`, `forget_task` | tracepoints `sched_process_*` | birth, new program and end of tasks |
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod emit;
+mod scratch;
+mod socket;
+mod state;
+mod task;
+
+use aya_ebpf::macros::{
+    btf_tracepoint, cgroup_skb, cgroup_sock_addr, raw_tracepoint, sk_msg, sock_ops, stream_verdict,
+};
+use aya_ebpf::programs::{
+    BtfTracePointContext, RawTracePointContext, SkBuffContext, SkMsgContext, SockAddrContext,
+    SockOpsContext,
+};
+
+/// `sock_ops` programs answer 1: the return value of no callback used here matters.
+const SOCK_OPS_OK: u32 = 1;
+/// `cgroup/connect*` and `cgroup_skb`: let it pass.
+const ALLOW: i32 = 1;
+/// `sk_msg` and `sk_skb`: `SK_PASS`.
+const SK_PASS: u32 = 1;
+
+#[sock_ops]
+fn track_connection(ctx: SockOpsContext) -> u32 {
+    socket::track::on_event(&ctx);
+    SOCK_OPS_OK
+}
+
+#[cgroup_sock_addr(connect4)]
+fn note_opener4(ctx: SockAddrContext) -> i32 {
+    socket::connect::on_connect(&ctx);
+    ALLOW
+}
+
+#[cgroup_sock_addr(connect6)]
+fn note_opener6(ctx: SockAddrContext) -> i32 {
+    socket::connect::on_connect(&ctx);
+    ALLOW
+}
+
+#[sk_msg]
+fn rewrite_request(ctx: SkMsgContext) -> u32 {
+    socket::rewrite::on_send(&ctx)
+}
+
+#[stream_verdict]
+fn keep_readable(_ctx: SkBuffContext) -> u32 {
+    SK_PASS
+}
+
+#[cgroup_skb(egress)]
+fn read_egress(ctx: SkBuffContext) -> i32 {
+    socket::packets::on_packet::<true>(&ctx);
+    ALLOW
+}
+
+#[cgroup_skb(ingress)]
+fn read_ingress(ctx: SkBuffContext) -> i32 {
+    socket::packets::on_packet::<false>(&ctx);
+    ALLOW
+}
+
+#[btf_tracepoint(function = "sock_recv_length")]
+fn associate_receiver(ctx: BtfTracePointContext) -> i32 {
+    // TP_PROTO(struct sock *sk, int ret, int flags), include/trace/events/sock.h
+    let ret: i32 = ctx.arg(1);
+    if ret > 0 {
+        socket::receive::on_receive(ctx.arg(0));
+    }
+    0
+}
+
+#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+fn associate_receiver_adjust(ctx: BtfTracePointContext) -> i32 {
+    // TP_PROTO(struct sock *sk), include/trace/events/tcp.h
+    socket::receive::on_receive(ctx.arg(0));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+fn inherit_activity(ctx: RawTracePointContext) -> i32 {
+    // TP_PROTO(struct task_struct *parent, struct task_struct *child), include/trace/events/sched.h
+    task::birth::on_fork(ctx.arg(1));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn note_exec(ctx: RawTracePointContext) -> i32 {
+    // TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
+    task::exec::on_exec(ctx.arg(0));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn forget_task(_ctx: RawTracePointContext) -> i32 {
+    task::birth::on_exit();
+    0
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here panics; the compiler asks for the item all the same.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,46 @@
+//! Rule 3, connect: the first request on a new connection belongs to the activity
+//! that opened it.
+
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
+use aya_ebpf::programs::SockAddrContext;
+use tracewire_common::connection::CONN_OPAQUE;
+use tracewire_common::counter::Counter;
+
+use crate::state::{self, config, count};
+
+const IPPROTO_TCP: u32 = 6;
+
+/// A process connects a socket. Runs in the task that does.
+#[inline(always)]
+pub(crate) fn on_connect(ctx: &SockAddrContext) {
+    let Some(config) = config() else { return };
+    // SAFETY: the program's context; the socket is checked for null.
+    unsafe {
+        if (*ctx.sock_addr).protocol != IPPROTO_TCP {
+            return;
+        }
+        let sk: *mut c_void = (*ctx.sock_addr).__bindgen_anon_1.sk.cast();
+        if sk.is_null() {
+            return;
+        }
+        let connection = state::connection_or_new(sk);
+        if connection.is_null() {
+            count(Counter::DropNoState);
+            return;
+        }
+        let id = bpf_get_current_pid_tgid();
+        let tgid = (id >> 32) as u32;
+        if state::process_is_excluded(config, tgid) {
+            (*connection).flags |= CONN_OPAQUE;
+            return;
+        }
+        (*connection).tgid = tgid;
+        (*connection).tid = id as u32;
+        (*connection).cgroup_id = bpf_get_current_cgroup_id();
+        (*connection).opener = match state::task(id as u32) {
+            Some(task) if state::activity(task.activity).is_some() => task.activity,
+            _ => 0,
+        };
+    }
+}

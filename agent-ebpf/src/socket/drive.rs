@@ -1,0 +1,327 @@
+//! Drives a stream's machine over bytes, wherever they come from.
+//!
+//! The machine is the one of `tracewire_common::parse::http1`. The loop is
+//! `bpf_loop`, so that a head of any length is followed with a program of a
+//! fixed size; its callback takes one step: it makes sure that the bytes at the
+//! present position are in the window, and lets the machine take some.
+
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::bpf_loop;
+use tracewire_common::config::{HEAD_CAPTURE, WINDOW};
+use tracewire_common::connection::Connection;
+use tracewire_common::counter::Counter;
+use tracewire_common::parse::http1::Event;
+use tracewire_common::stream::{MAX_GUESSES, Placement, Stream, TRUSTED};
+
+use crate::emit;
+use crate::scratch::{Scratch, claim, release, try_lock, unlock};
+use crate::socket::exchange;
+use crate::state::count;
+
+/// Steps spent on one packet or send; a step takes up to 32 bytes of a line, one
+/// byte of what matters, or a whole body. Past it the position is given up.
+const MAX_STEPS: u32 = 1 << 15;
+
+/// Where bytes come from, and what can be done to them there.
+pub(crate) trait Source {
+    /// Copies `len` (1 to [`WINDOW`]) bytes at `at` into the window.
+    ///
+    /// # Safety
+    ///
+    /// `drive.source` must be what this source expects.
+    unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool;
+
+    /// A request's head ended at `drive.at`. Answers what to write in the record.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Source::load`].
+    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream) -> bool;
+}
+
+/// Bytes being read, and how far that is.
+#[repr(C)]
+pub(crate) struct Drive {
+    pub(crate) connection: *mut Connection,
+    pub(crate) scratch: *mut Scratch,
+    pub(crate) source: *mut c_void,
+    pub(crate) now: u64,
+    /// `bpf_get_current_pid_tgid`, or 0 where the current task says nothing.
+    pub(crate) task: u64,
+    /// Where the bytes start in the source.
+    pub(crate) base: u32,
+    /// The present position, from there.
+    pub(crate) at: u32,
+    /// How many bytes there are.
+    pub(crate) end: u32,
+    /// What the window holds.
+    pub(crate) window_start: u32,
+    pub(crate) window_end: u32,
+    /// The sequence number of the first byte.
+    pub(crate) seq: u32,
+    /// Non-zero: stop after this step.
+    pub(crate) stop: u32,
+    pad: u32,
+}
+
+/// The stream that carries requests, or the one that carries responses.
+#[inline(always)]
+pub(crate) fn stream_of<const REQUESTS: bool>(connection: *mut Connection) -> *mut Stream {
+    // SAFETY: only the address of a field is taken.
+    unsafe {
+        if REQUESTS { &raw mut (*connection).requests } else { &raw mut (*connection).responses }
+    }
+}
+
+/// Bytes of one packet or send, before they are placed in the stream.
+pub(crate) struct Piece {
+    pub(crate) source: *mut c_void,
+    pub(crate) base: u32,
+    pub(crate) len: u32,
+    pub(crate) seq: u32,
+    pub(crate) now: u64,
+    pub(crate) task: u64,
+}
+
+/// Reads a piece. Answers `false` if it could not be (yet).
+///
+/// # Safety
+///
+/// `connection` must be live state, `piece.source` what `S` expects.
+#[inline(always)]
+pub(crate) unsafe fn read<S: Source, const REQUESTS: bool>(
+    connection: *mut Connection,
+    piece: &Piece,
+) {
+    let stream = stream_of::<REQUESTS>(connection);
+    // SAFETY: the caller's promise; the lock keeps others off the stream.
+    unsafe {
+        if !try_lock(&raw mut (*stream).busy) {
+            // Two CPUs at once on one direction: rare, and found again as a gap.
+            count(Counter::StreamGaps);
+            return;
+        }
+        read_locked::<S, REQUESTS>(connection, stream, piece);
+        unlock(&raw mut (*stream).busy);
+    }
+}
+
+/// # Safety
+///
+/// As for [`read`]; the stream is locked.
+#[inline(always)]
+unsafe fn read_locked<S: Source, const REQUESTS: bool>(
+    connection: *mut Connection,
+    stream: *mut Stream,
+    piece: &Piece,
+) {
+    // SAFETY: locked, live.
+    let stream = unsafe { &mut *stream };
+    let skip = match stream.place(piece.seq, piece.len) {
+        Placement::Seen | Placement::Alien => return,
+        Placement::New(seen) => seen,
+        Placement::Gap(missing) => {
+            count(Counter::StreamGaps);
+            if !stream.http1.pass_over(missing) {
+                stream.flags &= !TRUSTED;
+                exchange::lose::<REQUESTS>(connection, piece.now);
+            }
+            0
+        }
+    };
+    stream.next_seq = piece.seq.wrapping_add(piece.len);
+    if stream.http1.is_opaque() {
+        return;
+    }
+    if stream.http1.is_lost() {
+        stream.http1.guess_start();
+    }
+    let Some(claim) = claim() else {
+        lose(connection, stream, REQUESTS, piece.now);
+        return;
+    };
+    let mut drive = Drive {
+        connection,
+        scratch: claim.scratch,
+        source: piece.source,
+        now: piece.now,
+        task: piece.task,
+        base: piece.base,
+        at: skip,
+        end: piece.len,
+        window_start: 0,
+        window_end: 0,
+        seq: piece.seq,
+        stop: 0,
+        pad: 0,
+    };
+    // SAFETY: the callback gets the `drive` that it expects.
+    unsafe {
+        bpf_loop(
+            MAX_STEPS,
+            step::<S, REQUESTS> as *mut c_void,
+            (&raw mut drive).cast(),
+            0,
+        );
+    }
+    if drive.stop == 0 && drive.at < drive.end {
+        // Out of steps.
+        lose(connection, stream, REQUESTS, piece.now);
+    }
+    if REQUESTS {
+        capture(&mut drive, stream);
+    }
+    // A source may have grown the bytes, or left some for its next run.
+    stream.next_seq = piece.seq.wrapping_add(drive.end);
+    release(claim);
+}
+
+/// The position in the stream is gone.
+#[inline(always)]
+fn lose(connection: *mut Connection, stream: &mut Stream, requests: bool, now: u64) {
+    count(Counter::StreamGaps);
+    stream.http1.lose();
+    stream.flags &= !TRUSTED;
+    if requests {
+        exchange::lose::<true>(connection, now);
+    } else {
+        exchange::lose::<false>(connection, now);
+    }
+}
+
+/// Sends what the window holds of an unfinished head to userspace.
+#[inline(always)]
+fn capture(drive: &mut Drive, stream: &mut Stream) {
+    if !stream.http1.is_in_head() || drive.window_end <= drive.window_start {
+        return;
+    }
+    let held = drive.at.wrapping_sub(drive.window_start);
+    let offset = stream.http1.head_len().wrapping_sub(held);
+    if held == 0 || held > WINDOW as u32 || offset >= HEAD_CAPTURE {
+        return;
+    }
+    // SAFETY: live while the program runs.
+    let (cookie, sequence) = unsafe { ((*drive.connection).cookie, (*drive.connection).opened) };
+    emit::head_fragment(drive.scratch, cookie, sequence, offset, held);
+}
+
+/// One step. Answers 0 to go on, 1 to stop.
+unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *mut Drive) -> i64 {
+    // SAFETY: `read_locked` passes its own `drive`, whose pointers are live.
+    unsafe {
+        let drive = &mut *drive;
+        if drive.stop != 0 || drive.at >= drive.end {
+            return 1;
+        }
+        let stream = &mut *stream_of::<REQUESTS>(drive.connection);
+
+        if drive.at < drive.window_start || drive.at >= drive.window_end {
+            if REQUESTS {
+                capture(drive, stream);
+            }
+            if !load::<S>(drive, drive.at) {
+                return 1;
+            }
+        }
+        let in_window = drive.at.wrapping_sub(drive.window_start);
+        let window_len = drive.window_end.wrapping_sub(drive.window_start);
+        if in_window >= WINDOW as u32 || window_len > WINDOW as u32 {
+            drive.stop = 1;
+            return 1;
+        }
+        let window = &(*drive.scratch).window;
+        let available = drive.end.wrapping_sub(drive.at);
+        let (taken, event) = stream.http1.step(window, in_window, window_len, available);
+        drive.at = drive.at.wrapping_add(taken);
+
+        match event {
+            Event::None => {}
+            Event::MessageStart => {
+                stream.started_ns = drive.now;
+                // The head is to lie at the front of the window, to be sent from there.
+                if REQUESTS && in_window != 0 && !load::<S>(drive, drive.at.wrapping_sub(1)) {
+                    return 1;
+                }
+            }
+            Event::HeadEnd => {
+                let go_on = if REQUESTS {
+                    S::request_head(drive, stream)
+                } else {
+                    exchange::response_head(drive, stream)
+                };
+                stream.guesses = 0;
+                if !go_on {
+                    return 1;
+                }
+            }
+            Event::MessageEnd => {
+                if REQUESTS {
+                    exchange::request_end(drive.connection, stream);
+                } else {
+                    exchange::response_end(drive, stream);
+                }
+            }
+            Event::NotHttp => {
+                not_http::<REQUESTS>(drive, stream);
+                return 1;
+            }
+            Event::Held => {
+                // Bytes of the new protocol, or a client in a hurry: not to be told apart.
+                stream.http1.lose();
+                stream.flags &= !TRUSTED;
+                drive.stop = 1;
+                return 1;
+            }
+        }
+    }
+    0
+}
+
+/// Loads the window at `at`.
+///
+/// # Safety
+///
+/// As for [`Source::load`].
+#[inline(always)]
+unsafe fn load<S: Source>(drive: &mut Drive, at: u32) -> bool {
+    let left = drive.end.wrapping_sub(at);
+    let len = if left > WINDOW as u32 { WINDOW as u32 } else { left };
+    // SAFETY: the caller's promise.
+    if len == 0 || !unsafe { S::load(drive, at, len) } {
+        drive.window_end = 0;
+        drive.window_start = 0;
+        return false;
+    }
+    drive.window_start = at;
+    drive.window_end = at.wrapping_add(len);
+    true
+}
+
+/// The bytes are no message of HTTP/1.x.
+#[inline(always)]
+fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
+    // SAFETY: live while the program runs.
+    let connection = unsafe { &mut *drive.connection };
+    drive.stop = 1;
+    let never_was_http = connection.opened == 0 && connection.overflow == 0;
+    if REQUESTS && never_was_http && !stream.http1.is_tentative() {
+        exchange::make_opaque(connection);
+        return;
+    }
+    let guessing = stream.http1.is_tentative();
+    stream.http1.lose();
+    stream.flags &= !TRUSTED;
+    if guessing {
+        stream.guesses = stream.guesses.wrapping_add(1);
+        if stream.guesses >= MAX_GUESSES {
+            if never_was_http {
+                exchange::make_opaque(connection);
+            } else {
+                stream.http1.make_opaque();
+            }
+        }
+        return;
+    }
+    count(Counter::StreamResyncs);
+    exchange::lose::<REQUESTS>(drive.connection, drive.now);
+}

@@ -1,0 +1,9 @@
+//! What happens on sockets.
+
+pub(crate) mod connect;
+pub(crate) mod drive;
+pub(crate) mod exchange;
+pub(crate) mod packets;
+pub(crate) mod receive;
+pub(crate) mod rewrite;
+pub(crate) mod track;

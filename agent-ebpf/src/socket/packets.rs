@@ -1,0 +1,437 @@
+//! Messages read off the packets of a connection (`cgroup_skb`).
+
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_fullsock,
+    bpf_skb_load_bytes,
+};
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use aya_ebpf::programs::SkBuffContext;
+use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
+use tracewire_common::connection::{
+    CONN_ADOPTED, CONN_ENROLLED, CONN_OPAQUE, Connection,
+};
+use tracewire_common::counter::Counter;
+use tracewire_common::outcome::{EndReason, HeadKind, Outcome, Role};
+use tracewire_common::stream::Stream;
+
+use crate::scratch::{claim, release};
+use crate::socket::drive::{self, Drive, Piece, Source};
+use crate::socket::{exchange, track};
+use crate::state::{self, EarlyData, EarlyKey, config, count};
+
+const IPPROTO_TCP: u32 = 6;
+/// `TCP_LISTEN` (include/net/tcp_states.h).
+const TCP_LISTEN: u32 = 10;
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+
+/// What is needed of the headers of a packet.
+#[derive(Clone, Copy)]
+struct Segment {
+    payload_at: u32,
+    payload_len: u32,
+    seq: u32,
+    flags: u8,
+}
+
+/// A packet leaves (`EGRESS`) or arrives at a socket.
+#[inline(always)]
+pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
+    let skb = ctx.skb.skb;
+    // SAFETY: the program's context; sockets are checked for null.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return;
+        }
+        let sk = bpf_sk_fullsock(sk);
+        if sk.is_null() || (*sk).protocol != IPPROTO_TCP {
+            return;
+        }
+        if (*sk).state == TCP_LISTEN {
+            if !EGRESS {
+                keep_early_data(skb, sk);
+            }
+            return;
+        }
+        let mut connection = state::connection(sk.cast());
+        if !connection.is_null() && (*connection).flags & CONN_OPAQUE != 0 {
+            return;
+        }
+        let Some(segment) = segment(skb) else { return };
+        if segment.payload_len == 0 && segment.flags & (FIN | RST) == 0 {
+            return;
+        }
+        if connection.is_null() || (*connection).cookie == 0 {
+            if segment.payload_len == 0 || segment.flags & SYN != 0 {
+                return;
+            }
+            connection = adopt(skb, sk);
+            if connection.is_null() {
+                return;
+            }
+        }
+        let now = bpf_ktime_get_ns();
+        if segment.payload_len > 0 {
+            read_payload::<EGRESS>(skb, connection, &segment, now);
+        }
+        if segment.flags & (FIN | RST) != 0 {
+            on_end::<EGRESS>(connection, &segment, now);
+        }
+    }
+}
+
+/// Reads the headers of a packet, which starts with the network header.
+///
+/// # Safety
+///
+/// `skb` must be the program's context.
+#[inline(always)]
+unsafe fn segment(skb: *mut __sk_buff) -> Option<Segment> {
+    let mut ip = [0u8; 8];
+    // SAFETY: the caller's promise; each destination is a local of the length given.
+    unsafe {
+        if bpf_skb_load_bytes(skb.cast(), 0, ip.as_mut_ptr().cast(), 8) != 0 {
+            return None;
+        }
+        let tcp_at = if ip[0] >> 4 == 4 {
+            ((ip[0] & 0x0f) as u32) * 4
+        } else if ip[0] >> 4 == 6 && ip[6] as u32 == IPPROTO_TCP {
+            // Extension headers are not followed: such packets count as a gap.
+            40
+        } else {
+            return None;
+        };
+        let mut tcp = [0u8; 16];
+        if bpf_skb_load_bytes(skb.cast(), tcp_at, tcp.as_mut_ptr().cast(), 16) != 0 {
+            return None;
+        }
+        let payload_at = tcp_at + ((tcp[12] >> 4) as u32) * 4;
+        // `len` counts from the network header; a large packet of several segments
+        // says nothing reliable in its own length field.
+        let len = (*skb).len;
+        if len < payload_at {
+            return None;
+        }
+        Some(Segment {
+            payload_at,
+            payload_len: len - payload_at,
+            seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+            flags: tcp[13],
+        })
+    }
+}
+
+/// A connection older than the agent, seen for the first time.
+///
+/// # Safety
+///
+/// `skb` and `sk` must be the program's.
+#[inline(never)]
+unsafe fn adopt(skb: *mut __sk_buff, sk: *mut bpf_sock) -> *mut Connection {
+    let Some(config) = config() else { return core::ptr::null_mut() };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let connection = state::connection_or_new(sk.cast());
+        if connection.is_null() {
+            count(Counter::DropNoState);
+            return core::ptr::null_mut();
+        }
+        let local_port = (*sk).src_port as u16;
+        let remote_port = u16::from_be((*sk).dst_port);
+        if state::port_is_left_alone(config, local_port)
+            || state::port_is_left_alone(config, remote_port)
+        {
+            (*connection).flags |= CONN_OPAQUE;
+            return core::ptr::null_mut();
+        }
+        (*connection).cookie = bpf_get_socket_cookie(skb.cast());
+        (*connection).flags |= CONN_ADOPTED;
+        (*connection).local_port = local_port;
+        (*connection).remote_port = remote_port;
+        if (*skb).family == 2 {
+            track::set_ip4(&mut *connection, (*sk).src_ip4, (*sk).dst_ip4);
+        } else {
+            let l = [(*sk).src_ip6[0], (*sk).src_ip6[1], (*sk).src_ip6[2], (*sk).src_ip6[3]];
+            let r = [(*sk).dst_ip6[0], (*sk).dst_ip6[1], (*sk).dst_ip6[2], (*sk).dst_ip6[3]];
+            track::set_ip6(&mut *connection, l, r);
+        }
+        (*connection).requests = Stream::in_the_middle(HeadKind::Request);
+        (*connection).responses = Stream::in_the_middle(HeadKind::Response);
+        count(Counter::ConnectionsTracked);
+        connection
+    }
+}
+
+/// Feeds the payload to the direction that it belongs to.
+///
+/// # Safety
+///
+/// `skb` must be the program's context, `connection` live.
+#[inline(always)]
+unsafe fn read_payload<const EGRESS: bool>(
+    skb: *mut __sk_buff,
+    connection: *mut Connection,
+    segment: &Segment,
+    now: u64,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let piece = Piece {
+            source: skb.cast(),
+            base: segment.payload_at,
+            len: segment.payload_len,
+            seq: segment.seq,
+            now,
+            // Packets that leave mostly do so in the task that sends them; what arrives
+            // interrupts any task.
+            task: if EGRESS { bpf_get_current_pid_tgid() } else { 0 },
+        };
+        if (*connection).role == Role::Unknown as u8 {
+            guess_role::<EGRESS>(skb, connection, segment);
+        }
+        let role = (*connection).role;
+        if role == Role::Client as u8 {
+            if EGRESS {
+                drive::read::<ClientPacket, true>(connection, &piece);
+            } else {
+                drive::read::<ClientPacket, false>(connection, &piece);
+            }
+        } else if role == Role::Server as u8 {
+            if EGRESS {
+                drive::read::<ServerPacket, false>(connection, &piece);
+            } else {
+                drive::read::<ServerPacket, true>(connection, &piece);
+            }
+        }
+    }
+}
+
+/// Who sends `HTTP/1.` answers; who sends anything that starts like a method asks.
+///
+/// # Safety
+///
+/// As for [`read_payload`].
+#[inline(always)]
+unsafe fn guess_role<const EGRESS: bool>(
+    skb: *mut __sk_buff,
+    connection: *mut Connection,
+    segment: &Segment,
+) {
+    let mut front = [0u8; 8];
+    if segment.payload_len < 8 {
+        return;
+    }
+    // SAFETY: the caller's promise; the destination is a local of that length.
+    unsafe {
+        if bpf_skb_load_bytes(skb.cast(), segment.payload_at, front.as_mut_ptr().cast(), 8) != 0 {
+            return;
+        }
+        let word = u64::from_le_bytes(front);
+        let is_response = word & !(0xff << 56) == u64::from_le_bytes(*b"HTTP/1.\0");
+        let is_request = front[0].is_ascii_uppercase()
+            && front[1].is_ascii_uppercase()
+            && front[2].is_ascii_uppercase();
+        if is_response {
+            let role = if EGRESS { Role::Server } else { Role::Client };
+            (*connection).role = role as u8;
+        } else if is_request {
+            let role = if EGRESS { Role::Client } else { Role::Server };
+            (*connection).role = role as u8;
+        }
+    }
+}
+
+/// One end finished (FIN) or broke (RST) the connection.
+///
+/// # Safety
+///
+/// `connection` must be live.
+#[inline(always)]
+unsafe fn on_end<const EGRESS: bool>(connection: *mut Connection, segment: &Segment, now: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*connection).opened == (*connection).answered {
+            return;
+        }
+        let responses = &(*connection).responses.http1;
+        let (status, content) = if responses.is_at_start() {
+            (0, 0)
+        } else {
+            (responses.status(), responses.content())
+        };
+        let until_close = responses.is_until_close();
+        let is_server = (*connection).role == Role::Server as u8;
+        if segment.flags & RST != 0 {
+            exchange::end_all(connection, now, EndReason::Reset, status, content);
+            return;
+        }
+        // A FIN ends the responses only if it comes from the end that answers; from
+        // the other it says that no more requests come.
+        if is_server != EGRESS {
+            return;
+        }
+        let reason = if until_close { EndReason::Complete } else { EndReason::Closed };
+        exchange::end_all(connection, now, reason, status, content);
+    }
+}
+
+/// Data on the packet that completes a handshake (`TCP_DEFER_ACCEPT`): the socket seen
+/// is the listener, the connection does not exist yet.
+///
+/// # Safety
+///
+/// `skb` and `sk` must be the program's.
+#[inline(never)]
+unsafe fn keep_early_data(skb: *mut __sk_buff, sk: *mut bpf_sock) {
+    // SAFETY: the caller's promise; the claimed buffer is this program's, and larger
+    // than the data kept.
+    unsafe {
+        let Some(segment) = segment(skb) else { return };
+        if segment.payload_len == 0 || segment.flags & (SYN | RST) != 0 {
+            return;
+        }
+        let Some(key) = early_key(skb, (*sk).src_port as u16) else { return };
+        let Some(claim) = claim() else { return };
+        let data = claim.scratch.cast::<EarlyData>();
+        (*data).seq = segment.seq;
+        let mut len = segment.payload_len;
+        if len > WINDOW as u32 {
+            len = WINDOW as u32;
+            count(Counter::EarlyHeadsTruncated);
+        }
+        (*data).len = len;
+        if len > 0
+            && bpf_skb_load_bytes(
+                skb.cast(),
+                segment.payload_at,
+                (&raw mut (*data).bytes).cast(),
+                len,
+            ) == 0
+        {
+            state::keep_early(&key, &*data);
+        }
+        release(claim);
+    }
+}
+
+/// The ends of a packet that arrives.
+///
+/// # Safety
+///
+/// `skb` must be the program's context.
+#[inline(always)]
+unsafe fn early_key(skb: *mut __sk_buff, local_port: u16) -> Option<EarlyKey> {
+    let mut key = EarlyKey {
+        remote_addr: [0; 16],
+        local_addr: [0; 16],
+        remote_port: 0,
+        local_port,
+        pad: 0,
+    };
+    let mut port = [0u8; 2];
+    // SAFETY: the caller's promise; each destination is as long as the length given.
+    unsafe {
+        let mut first = 0u8;
+        if bpf_skb_load_bytes(skb.cast(), 0, (&raw mut first).cast(), 1) != 0 {
+            return None;
+        }
+        let (port_at, failed) = if first >> 4 == 4 {
+            let failed = bpf_skb_load_bytes(skb.cast(), 12, key.remote_addr.as_mut_ptr().cast(), 4)
+                | bpf_skb_load_bytes(skb.cast(), 16, key.local_addr.as_mut_ptr().cast(), 4);
+            (((first & 0x0f) as u32) * 4, failed)
+        } else {
+            let failed = bpf_skb_load_bytes(skb.cast(), 8, key.remote_addr.as_mut_ptr().cast(), 16)
+                | bpf_skb_load_bytes(skb.cast(), 24, key.local_addr.as_mut_ptr().cast(), 16);
+            (40, failed)
+        };
+        if failed != 0 || bpf_skb_load_bytes(skb.cast(), port_at, port.as_mut_ptr().cast(), 2) != 0
+        {
+            return None;
+        }
+    }
+    key.remote_port = u16::from_be_bytes(port);
+    Some(key)
+}
+
+/// Copies bytes of a packet into the window.
+///
+/// # Safety
+///
+/// `drive.source` must be the program's context.
+#[inline(always)]
+unsafe fn load_packet(drive: &mut Drive, at: u32, len: u32) -> bool {
+    let len = len & 0x7ff;
+    if len == 0 || len > WINDOW as u32 {
+        return false;
+    }
+    // SAFETY: the caller's promise; the window is that long.
+    unsafe {
+        bpf_skb_load_bytes(
+            drive.source.cast::<c_void>(),
+            drive.base.wrapping_add(at),
+            (&raw mut (*drive.scratch).window).cast(),
+            len,
+        ) == 0
+    }
+}
+
+/// Packets of a connection on which the process answers.
+struct ServerPacket;
+
+impl Source for ServerPacket {
+    #[inline(always)]
+    unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
+        // SAFETY: the trait's promise.
+        unsafe { load_packet(drive, at, len) }
+    }
+
+    #[inline(always)]
+    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream) -> bool {
+        stream.http1.confirm();
+        exchange::open_server(drive, stream);
+        exchange::request_body(drive.connection, stream);
+        true
+    }
+}
+
+/// Packets of a connection on which the process asks, as far as the rewriting
+/// program has not seen their bytes.
+struct ClientPacket;
+
+impl Source for ClientPacket {
+    #[inline(always)]
+    unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
+        // SAFETY: the trait's promise.
+        unsafe { load_packet(drive, at, len) }
+    }
+
+    #[inline(always)]
+    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream) -> bool {
+        stream.http1.confirm();
+        // SAFETY: live while the program runs.
+        let flags = unsafe { (*drive.connection).flags };
+        let propagate = match config() {
+            Some(config) => config.propagate & PROPAGATE_HTTP1 != 0,
+            None => false,
+        };
+        let outcome = if !propagate {
+            Outcome::Off
+        } else if flags & CONN_ENROLLED == 0 {
+            Outcome::NotEnrolled
+        } else {
+            Outcome::Missed
+        };
+        // SAFETY: live while the program runs.
+        let origin =
+            exchange::origin_of_request(unsafe { &*drive.connection }, drive.task);
+        let own = exchange::own_header(stream, &origin);
+        let own_tracing = own == exchange::OwnHeader::Own;
+        exchange::open_client(drive, stream, &origin, outcome, own_tracing);
+        exchange::request_body(drive.connection, stream);
+        true
+    }
+}

@@ -1,0 +1,44 @@
+//! Rules 1 and 2, receive and reply: which task works on which exchange.
+
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
+use tracewire_common::config::PIPELINE_DEPTH;
+use tracewire_common::connection::CONN_OPAQUE;
+use tracewire_common::outcome::{Correlation, Role};
+
+use crate::state::{self, assign_task};
+
+/// The task at work received bytes from a socket.
+#[inline(always)]
+pub(crate) fn on_receive(sk: *const c_void) {
+    // SAFETY: the tracepoint's argument, which the verifier knows as a socket.
+    let connection = unsafe { state::connection(sk.cast_mut()) };
+    if connection.is_null() {
+        return;
+    }
+    // SAFETY: checked for null; live while the program runs.
+    let connection = unsafe { &mut *connection };
+    if connection.flags & CONN_OPAQUE != 0 {
+        return;
+    }
+    // SAFETY: no arguments.
+    let id = unsafe { bpf_get_current_pid_tgid() };
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    if connection.tgid != tgid {
+        connection.tgid = tgid;
+        // SAFETY: no arguments.
+        connection.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
+    }
+    connection.tid = tid;
+    if connection.role == Role::Server as u8 {
+        if connection.opened == connection.answered {
+            return;
+        }
+        let place = connection.answered as usize & (PIPELINE_DEPTH - 1);
+        if let Some(exchange) = connection.exchanges.get(place) {
+            assign_task(tid, exchange.span_id, Correlation::Receive);
+        }
+    } else if connection.role == Role::Client as u8 {
+        assign_task(tid, connection.reply_activity, Correlation::Reply);
+    }
+}

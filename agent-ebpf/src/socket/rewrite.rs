@@ -1,0 +1,322 @@
+//! Requests as a client sends them, and the context that is written into them (`sk_msg`).
+
+use aya_ebpf::bindings::sk_msg_md;
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_msg_apply_bytes,
+    bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data, bpf_probe_read_kernel,
+};
+use aya_ebpf::programs::SkMsgContext;
+use tracewire_common::config::{KernelConfig, MAX_INJECTED_HEAD, PROPAGATE_HTTP1, WINDOW};
+use tracewire_common::connection::{CONN_DISTRUSTED, CONN_OPAQUE, Connection};
+use tracewire_common::outcome::{Outcome, Role};
+use tracewire_common::parse::http1::FACT_AMBIGUOUS;
+use tracewire_common::parse::traceparent::{HEADER_LEN, PARENT_OFFSET, hex_id, write_header};
+use tracewire_common::stream::{Placement, Stream};
+
+use crate::socket::drive::{self, Drive, Piece, Source};
+use crate::socket::exchange::{self, Origin, OwnHeader};
+use crate::state::{self, config};
+use crate::task::birth::read_u32;
+
+const SK_DROP: u32 = 0;
+const SK_PASS: u32 = 1;
+
+/// Send buffer, in bytes, that must be free beyond twice what is sent: the kernel
+/// charges for its own headers too, and a send that stops halfway after bytes were
+/// pushed miscounts what the application sent (`tcp_bpf_send_verdict`, net/ipv4/tcp_bpf.c).
+const HEADROOM: u32 = 4096;
+
+/// A process sends on an enrolled socket. Runs in the task that does.
+#[inline(always)]
+pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
+    let msg = ctx.msg;
+    let Some(config) = config() else { return SK_PASS };
+    // SAFETY: the program's context; the socket and its state are checked for null.
+    unsafe {
+        let sk: *mut c_void = (*msg).__bindgen_anon_3.sk.cast();
+        if sk.is_null() {
+            return SK_PASS;
+        }
+        let connection = state::connection(sk);
+        if connection.is_null() || (*connection).flags & CONN_OPAQUE != 0 {
+            // Not ours to read: let the next 4 GiB pass without asking again.
+            bpf_msg_apply_bytes(msg, u32::MAX);
+            return SK_PASS;
+        }
+        if (*connection).role != Role::Client as u8 {
+            return SK_PASS;
+        }
+        let id = bpf_get_current_pid_tgid();
+        (*connection).tid = id as u32;
+        if (*connection).tgid != (id >> 32) as u32 {
+            (*connection).tgid = (id >> 32) as u32;
+            (*connection).cgroup_id = bpf_get_current_cgroup_id();
+        }
+        let seq = read_u32(sock_address(connection, sk), config.off_tcp_write_seq);
+        let stream = &mut (*connection).requests;
+        let len = (*msg).size;
+        // Only what continues the stream is read here. Bytes that passed without this
+        // program (the retry of a failed send) are read when they leave as packets.
+        match stream.place(seq, len) {
+            Placement::New(0) => {}
+            Placement::Gap(missing) if stream.http1.pass_over_body(missing) => {
+                stream.next_seq = seq;
+            }
+            _ => return SK_PASS,
+        }
+        let piece = Piece {
+            source: msg.cast(),
+            base: 0,
+            len,
+            seq,
+            now: bpf_ktime_get_ns(),
+            task: id,
+        };
+        drive::read::<Message, true>(connection, &piece);
+        if (*connection).flags & CONN_POISONED != 0 { SK_DROP } else { SK_PASS }
+    }
+}
+
+/// The socket's address as a number: `pointer arithmetic on sock prohibited`, says the
+/// verifier, but a number read back from map memory may be added to.
+///
+/// # Safety
+///
+/// `connection` must be live.
+#[inline(always)]
+unsafe fn sock_address(connection: *mut Connection, sk: *mut c_void) -> *const c_void {
+    // SAFETY: the caller's promise; volatile, or the compiler keeps the pointer.
+    unsafe {
+        (&raw mut (*connection).sock).cast::<*mut c_void>().write_volatile(sk);
+        (&raw const (*connection).sock).read_volatile() as *const c_void
+    }
+}
+
+/// Bytes were pushed into a message and can neither be written nor taken out again:
+/// sending them would leak kernel memory to the peer. Not seen to happen.
+const CONN_POISONED: u16 = 1 << 15;
+
+/// The bytes of one `send()`.
+struct Message;
+
+impl Source for Message {
+    #[inline(always)]
+    unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
+        let msg = drive.source.cast::<sk_msg_md>();
+        let len = len & 0x7ff;
+        if len == 0 || len > WINDOW as u32 {
+            return false;
+        }
+        // SAFETY: the trait's promise. After the pull the first piece starts at `at`
+        // and holds `len` bytes; the helper checks what it reads all the same.
+        unsafe {
+            if bpf_msg_pull_data(msg, at, at.wrapping_add(len), 0) != 0 {
+                return false;
+            }
+            let data = (*msg).__bindgen_anon_1.data;
+            bpf_probe_read_kernel((&raw mut (*drive.scratch).window).cast(), len, data.cast()) == 0
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream) -> bool {
+        // SAFETY: the trait's promise.
+        unsafe { propagate(drive, stream) }
+    }
+}
+
+/// Chooses the context of a request whose head ends at `drive.at`, and writes it there.
+///
+/// # Safety
+///
+/// `drive.source` must be the program's context.
+#[inline(always)]
+unsafe fn propagate(drive: &mut Drive, stream: &mut Stream) -> bool {
+    // SAFETY: live while the program runs.
+    let connection = unsafe { &mut *drive.connection };
+    let origin = exchange::origin_of_request(connection, drive.task);
+    let own = exchange::own_header(stream, &origin);
+    let head_end = drive.at;
+    // SAFETY: the caller's promise.
+    let (outcome, grown) = unsafe { write_context(drive, stream, connection, &origin, own) };
+    let own_tracing = own == OwnHeader::Own;
+    stream.http1.confirm();
+    exchange::open_client(drive, stream, &origin, outcome, own_tracing);
+    exchange::request_body(drive.connection, stream);
+    if grown > 0 {
+        // The window holds what stood there before.
+        drive.window_start = 0;
+        drive.window_end = 0;
+        drive.end = drive.end.wrapping_add(grown);
+        drive.at = head_end.wrapping_add(grown);
+        if outcome as u8 == Outcome::Injected as u8 {
+            // SAFETY: the caller's promise.
+            unsafe { send_head_alone_if_large(drive) };
+        }
+    }
+    true
+}
+
+/// Writes the context, or says why not. Answers also by how many bytes the message grew.
+///
+/// # Safety
+///
+/// As for [`propagate`].
+#[inline(always)]
+unsafe fn write_context(
+    drive: &mut Drive,
+    stream: &Stream,
+    connection: &mut Connection,
+    origin: &Origin,
+    own: OwnHeader,
+) -> (Outcome, u32) {
+    let Some(config) = config() else { return (Outcome::Off, 0) };
+    if config.propagate & PROPAGATE_HTTP1 == 0 {
+        return (Outcome::Off, 0);
+    }
+    if own == OwnHeader::Own || own == OwnHeader::Invalid {
+        return (Outcome::OwnContext, 0);
+    }
+    if !state::process_may_be_touched(config, (drive.task >> 32) as u32) {
+        return (Outcome::ProcessExcluded, 0);
+    }
+    if stream.http1.facts() & FACT_AMBIGUOUS != 0 {
+        connection.flags |= CONN_DISTRUSTED;
+        return (Outcome::Ambiguous, 0);
+    }
+    if !stream.is_trusted() || stream.http1.is_tentative() {
+        return (Outcome::Unsynchronised, 0);
+    }
+    if connection.overflow > 0 {
+        return (Outcome::PipelineFull, 0);
+    }
+    let head_len = stream.http1.head_len();
+    if head_len > MAX_INJECTED_HEAD {
+        return (Outcome::HeadTooLong, 0);
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        if own == OwnHeader::PassedOn {
+            return (rewrite(drive, stream, origin), 0);
+        }
+        // The empty line that ends the head must not have been sent already.
+        if drive.at < 2 {
+            return (Outcome::HeaderAlreadySent, 0);
+        }
+        if !has_room(drive, config, drive.at) {
+            return (Outcome::NoRoom, 0);
+        }
+        insert(drive, connection, origin)
+    }
+}
+
+/// Whether the send buffer takes the first `len` bytes of the message, and a header.
+///
+/// # Safety
+///
+/// As for [`propagate`].
+#[inline(always)]
+unsafe fn has_room(drive: &Drive, config: &KernelConfig, len: u32) -> bool {
+    // SAFETY: live state; the fields are read by a checking helper.
+    unsafe {
+        let sk = (*drive.connection).sock as *const c_void;
+        let limit = read_u32(sk, config.off_sock_sndbuf);
+        let used = read_u32(sk, config.off_sock_wmem_queued);
+        let needed = (used as u64) + 2 * (len as u64 + HEADER_LEN as u64) + HEADROOM as u64;
+        needed < limit as u64
+    }
+}
+
+/// Inserts the header before the empty line that ends the head.
+///
+/// # Safety
+///
+/// As for [`propagate`]; `drive.at` is at least 2.
+#[inline(always)]
+unsafe fn insert(
+    drive: &mut Drive,
+    connection: &mut Connection,
+    origin: &Origin,
+) -> (Outcome, u32) {
+    let msg = drive.source.cast::<sk_msg_md>();
+    let place = drive.at.wrapping_sub(2);
+    let len = HEADER_LEN as u32;
+    // SAFETY: the caller's promise; pointers are taken anew after each helper that
+    // moves the message, and compared with its end.
+    unsafe {
+        if bpf_msg_push_data(msg, place, len, 0) != 0 {
+            return (Outcome::KernelRefused, 0);
+        }
+        // Back into one piece, so that the head leaves as one segment: three pieces
+        // halve the throughput, and show the peer half a head at its first read. If
+        // memory is too short for that the pieces are sent as they are.
+        let _three_pieces = bpf_msg_pull_data(msg, 0, drive.at.wrapping_add(len), 0);
+        if bpf_msg_pull_data(msg, place, place.wrapping_add(len), 0) == 0 {
+            let data = (*msg).__bindgen_anon_1.data as usize;
+            let data_end = (*msg).__bindgen_anon_2.data_end as usize;
+            if data + HEADER_LEN <= data_end {
+                write_header(&mut *(data as *mut [u8; HEADER_LEN]), &origin.context);
+                return (Outcome::Injected, len);
+            }
+        }
+        if bpf_msg_pop_data(msg, place, len, 0) != 0 {
+            connection.flags |= CONN_POISONED;
+            return (Outcome::KernelRefused, len);
+        }
+    }
+    (Outcome::KernelRefused, 0)
+}
+
+/// Writes our span's id over the parent id of a header that was passed on.
+///
+/// # Safety
+///
+/// As for [`propagate`].
+#[inline(always)]
+unsafe fn rewrite(drive: &mut Drive, stream: &Stream, origin: &Origin) -> Outcome {
+    let msg = drive.source.cast::<sk_msg_md>();
+    // From the end of the head back to the parent id.
+    let back = stream
+        .http1
+        .head_len()
+        .wrapping_sub(stream.http1.traceparent_at())
+        .wrapping_sub(PARENT_OFFSET);
+    if back > drive.at {
+        return Outcome::HeaderAlreadySent;
+    }
+    let place = drive.at.wrapping_sub(back);
+    // SAFETY: the caller's promise; the pointer is compared with the message's end.
+    unsafe {
+        if bpf_msg_pull_data(msg, place, place.wrapping_add(16), 0) != 0 {
+            return Outcome::KernelRefused;
+        }
+        let data = (*msg).__bindgen_anon_1.data as usize;
+        let data_end = (*msg).__bindgen_anon_2.data_end as usize;
+        if data + 16 > data_end {
+            return Outcome::KernelRefused;
+        }
+        (data as *mut [u64; 2]).write_unaligned(hex_id(origin.context.span_id));
+    }
+    Outcome::Rewritten
+}
+
+/// If the rest of the message may not fit in the send buffer, the head is sent by itself:
+/// then what the kernel miscounts after a partial send cannot include our bytes.
+///
+/// # Safety
+///
+/// As for [`propagate`].
+#[inline(always)]
+unsafe fn send_head_alone_if_large(drive: &mut Drive) {
+    let Some(config) = config() else { return };
+    // SAFETY: the caller's promise.
+    unsafe {
+        if drive.at < drive.end && !has_room(drive, config, drive.end) {
+            bpf_msg_apply_bytes(drive.source.cast(), drive.at);
+            // The rest comes again, as a message of its own.
+            drive.end = drive.at;
+            drive.stop = 1;
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A process runs a new program: its name is read while it is certainly there.
+
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
+    bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user,
+};
+use aya_ebpf::macros::btf_map;
+use tracewire_common::config::KernelConfig;
+use tracewire_common::records::{KIND_PROCESS_EXEC, ProcessExec};
+
+use crate::emit;
+use crate::state::{config, forget_process, forget_task};
+
+/// The most that is read of the arguments, and of the environment, in bytes.
+const MOST_ARGS: usize = 2048;
+const MOST_ENV: usize = 4096;
+
+/// A record with room for its data. Tracepoints on one CPU do not interrupt one
+/// another here: the program runs with preemption off, and not in softirq.
+#[repr(C)]
+struct ExecRecord {
+    record: ProcessExec,
+    data: [u8; MOST_ARGS + MOST_ENV],
+}
+
+#[btf_map]
+static EXEC: PerCpuArray<ExecRecord, 1> = PerCpuArray::new();
+
+/// Whether the task at work is in the cgroup that is looked at.
+#[inline(always)]
+pub(crate) fn is_in_scope(config: &KernelConfig) -> bool {
+    // SAFETY: no pointers.
+    let id = unsafe { bpf_get_current_ancestor_cgroup_id(config.scope_level as i32) };
+    id == config.scope_cgroup
+}
+
+#[inline(always)]
+fn read_u64(base: *const c_void, offset: u32) -> u64 {
+    let mut value = 0u64;
+    // SAFETY: the helper checks the address; the destination is a local.
+    unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut value).cast(),
+            8,
+            base.cast::<u8>().wrapping_add(offset as usize).cast(),
+        )
+    };
+    value
+}
+
+/// The task at work has begun to run a new program.
+#[inline(always)]
+pub(crate) fn on_exec(task: *const c_void) {
+    let Some(config) = config() else { return };
+    // SAFETY: no arguments.
+    let id = unsafe { bpf_get_current_pid_tgid() };
+    // A new program knows nothing of what the old one worked on, but a shell that
+    // calls `curl` in consequence of a request does: rule 4 holds across `exec`.
+    if !is_in_scope(config) {
+        forget_task(id as u32);
+        return;
+    }
+    let tgid = (id >> 32) as u32;
+    forget_process(tgid);
+
+    let mm = read_u64(task, config.off_task_mm) as *const c_void;
+    let arg_start = read_u64(mm, config.off_mm_arg_start);
+    let arg_len = read_u64(mm, config.off_mm_arg_end).wrapping_sub(arg_start);
+    let env_start = read_u64(mm, config.off_mm_env_start);
+    let env_len = read_u64(mm, config.off_mm_env_end).wrapping_sub(env_start);
+
+    let Some(place) = EXEC.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's record; lengths are clamped to its room before each use, and
+    // the helpers check the addresses that they read.
+    unsafe {
+        let data = (&raw mut (*place).data).cast::<u8>();
+        let mut args = clamp(arg_len, MOST_ARGS);
+        if args > 0 && bpf_probe_read_user(data.cast(), args, arg_start as *const c_void) != 0 {
+            args = 0;
+        }
+        let args = if args > MOST_ARGS as u32 { MOST_ARGS as u32 } else { args };
+        let mut env = clamp(env_len, MOST_ENV);
+        if env > 0
+            && bpf_probe_read_user(data.add(args as usize).cast(), env, env_start as *const c_void)
+                != 0
+        {
+            env = 0;
+        }
+        let mut len = args + env;
+        if len > (MOST_ARGS + MOST_ENV) as u32 {
+            len = (MOST_ARGS + MOST_ENV) as u32;
+        }
+        let mut comm = [0u8; 16];
+        bpf_get_current_comm(comm.as_mut_ptr().cast(), 16);
+        (*place).record = ProcessExec {
+            header: emit::header(KIND_PROCESS_EXEC, len),
+            time_ns: bpf_ktime_get_ns(),
+            cgroup_id: bpf_get_current_cgroup_id(),
+            tgid,
+            args_len: args,
+            comm,
+        };
+        emit::output(place.cast(), (size_of::<ProcessExec>() as u32 + len) as u64);
+    }
+}
+
+#[inline(always)]
+fn clamp(len: u64, most: usize) -> u32 {
+    if len > most as u64 { most as u32 } else { len as u32 }
+}

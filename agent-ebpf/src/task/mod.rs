@@ -1,0 +1,4 @@
+//! What happens to tasks.
+
+pub(crate) mod birth;
+pub(crate) mod exec;

@@ -1,0 +1,164 @@
+//! Builds the agent from its parts, runs it, and takes it down again.
+
+use std::io::stdout;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::assemble::{Assembler, OpenLimits};
+use crate::config::{Output, RunConfig};
+use crate::export::{Console, ConsoleConfig, OtlpExporter, SpanSource, queue};
+use crate::kernel::{Kernel, Scope};
+use crate::metrics::Metrics;
+use crate::reading::{Reader, Requests};
+use crate::resolve::{Host, ProcFs, ProcessTable};
+
+/// Spans that wait for the exporter, at most. At some 500 bytes each.
+const QUEUED_SPANS: usize = 32_768;
+
+/// Where finished spans end.
+enum Exporting {
+    Console(Console<std::io::Stdout>),
+    Otlp(OtlpExporter),
+}
+
+impl Exporting {
+    fn new(output: Output, metrics: &Arc<Metrics>) -> Result<Self> {
+        Ok(match output {
+            Output::Console { colour } => Self::Console(Console::new(
+                ConsoleConfig::new(colour),
+                stdout(),
+                Arc::clone(metrics),
+            )),
+            Output::Otlp(config) => Self::Otlp(OtlpExporter::new(config, Arc::clone(metrics))?),
+        })
+    }
+
+    async fn run(self, source: SpanSource) {
+        match self {
+            Self::Console(console) => console.run(source).await,
+            Self::Otlp(exporter) => exporter.run(source).await,
+        }
+    }
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+///
+/// If it cannot start; nothing stays attached then.
+pub(crate) fn run(config: RunConfig) -> Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    stand_back(config.nice);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the agent's runtime")?;
+    // Made inside the runtime: a lazily connected channel wants to know it.
+    let exporting = {
+        let _inside = runtime.enter();
+        Exporting::new(config.output, &metrics)?
+    };
+    let mut stop = runtime.block_on(async { Stop::new() })?;
+
+    let scope = Scope::claim(config.cgroup.as_deref())?;
+    let (mut kernel, records) = Kernel::start(scope, &config.kernel)?;
+    let (sink, source) = queue(QUEUED_SPANS, Arc::clone(&metrics));
+    let filter = config.executables.clone();
+    let processes = ProcessTable::new(
+        ProcFs::at("/proc"),
+        Host::detect(),
+        Box::new(move |path| filter.include(path)),
+        Arc::clone(&metrics),
+    );
+    let assembler = Assembler::new(processes, sink, OpenLimits::default(), Arc::clone(&metrics));
+
+    let executables = config.executables;
+    if executables.are_listed() {
+        for pid in kernel.scope().processes() {
+            let path = crate::reading::executable_of(pid);
+            kernel.set_verdict(pid, executables.include(path.as_deref()));
+        }
+    }
+    let adopted = kernel.adopt(std::process::id(), |pid| {
+        let path = crate::reading::executable_of(pid);
+        executables.are_listed() && !executables.include(path.as_deref())
+    });
+    tracing::info!(
+        cgroup = %kernel.scope().path.display(),
+        adopted = adopted.connections,
+        enrolled = adopted.enrolled,
+        refused = adopted.refused,
+        "ready"
+    );
+
+    let requests = Arc::new(Requests { stop: AtomicBool::new(false), report: AtomicBool::new(false) });
+    let reader = Reader::new(kernel, records, assembler, executables, Arc::clone(&metrics));
+    let reading = {
+        let requests = Arc::clone(&requests);
+        std::thread::Builder::new()
+            .name("read".to_owned())
+            .spawn(move || reader.run(&requests))
+            .context("cannot start the thread that reads records")?
+    };
+    runtime.block_on(async {
+        let export = exporting.run(source);
+        let told = stop.wait(&requests);
+        tokio::pin!(export);
+        tokio::select! {
+            // The exporter ends only when the reader does; a reader that ended by itself
+            // panicked, and its join says so.
+            () = &mut export => {}
+            () = told => {
+                requests.stop.store(true, Ordering::Relaxed);
+                // The reader detaches, empties the ring buffer and ends the queue; then
+                // the exporter flushes, within its own deadline.
+                export.await;
+            }
+        }
+    });
+    let counters = reading
+        .join()
+        .map_err(|_| anyhow::anyhow!("the thread that reads records panicked"))?;
+    crate::reading::report("stopped", &counters, &metrics);
+    Ok(())
+}
+
+/// Lets the workload go first. A busy host then loses spans, counted, before it loses speed.
+fn stand_back(nice: i32) {
+    // SAFETY: plain integers; threads made later inherit it.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } != 0 {
+        tracing::warn!(nice, error = %std::io::Error::last_os_error(), "cannot set the priority");
+    }
+}
+
+/// Signals that the agent heeds.
+struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    report: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            report: listen(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Ends when the agent is told to stop. SIGUSR1 asks for the counters meanwhile.
+    async fn wait(&mut self, requests: &Requests) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.report.recv() => requests.report.store(true, Ordering::Relaxed),
+            }
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Exchanges that were opened and not yet closed, and heads that are not whole yet.
+//!
+//! Both tables are bounded, and swept of what will never be finished since its
+//! last record was lost.
+
+use crate::metrics::{Metric, Metrics};
+use crate::span::RequestHead;
+use rustc_hash::FxHashMap;
+use std::collections::hash_map::Entry;
+use tracewire_common::config::HEAD_CAPTURE;
+use tracewire_common::records::{ExchangeOpened, HeadFragment};
+
+/// What identifies an exchange between its records: a connection has one end,
+/// one role, and numbers its exchanges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ExchangeKey {
+    /// The socket's cookie.
+    pub(crate) connection: u64,
+    /// The number on the connection.
+    pub(crate) sequence: u32,
+}
+
+/// The bounds of the tables.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenLimits {
+    /// Exchanges open at once.
+    pub(crate) exchanges: usize,
+    /// The longest that an exchange may stay open, in ns. Long, since a download
+    /// or an event stream lives for hours; only a lost record leaves one behind.
+    pub(crate) exchange_age_ns: u64,
+    /// Heads of which only a part has come, at once. Each takes up to [`HEAD_CAPTURE`].
+    pub(crate) fragments: usize,
+    /// The longest that a part of a head waits for the rest, in ns.
+    pub(crate) fragment_age_ns: u64,
+}
+
+impl Default for OpenLimits {
+    fn default() -> Self {
+        Self {
+            exchanges: 65_536,
+            exchange_age_ns: 3600 * 1_000_000_000,
+            fragments: 1_024,
+            fragment_age_ns: 60 * 1_000_000_000,
+        }
+    }
+}
+
+/// How often the tables are swept, in ns; also how often a full table is.
+const SWEEP_NS: u64 = 5 * 1_000_000_000;
+
+/// An exchange whose end has not been seen.
+#[derive(Debug)]
+pub(crate) struct OpenExchange {
+    /// The record that opened it.
+    pub(crate) opened: ExchangeOpened,
+    /// What was asked.
+    pub(crate) request: RequestHead,
+}
+
+#[derive(Debug)]
+struct PartialHead {
+    bytes: Vec<u8>,
+    since_ns: u64,
+}
+
+/// The tables.
+#[derive(Debug)]
+pub(crate) struct OpenExchanges {
+    exchanges: FxHashMap<ExchangeKey, OpenExchange>,
+    heads: FxHashMap<ExchangeKey, PartialHead>,
+    limits: OpenLimits,
+    swept_ns: u64,
+}
+
+impl OpenExchanges {
+    /// Empty tables.
+    pub(crate) fn new(limits: OpenLimits) -> Self {
+        Self {
+            exchanges: FxHashMap::default(),
+            heads: FxHashMap::default(),
+            limits,
+            swept_ns: 0,
+        }
+    }
+
+    /// Keeps a piece of a long head until the exchange is opened.
+    pub(crate) fn add_fragment(
+        &mut self,
+        fragment: &HeadFragment,
+        data: &[u8],
+        now_ns: u64,
+        metrics: &Metrics,
+    ) {
+        let key = ExchangeKey {
+            connection: fragment.connection,
+            sequence: fragment.sequence,
+        };
+        let is_full = self.heads.len() >= self.limits.fragments;
+        let head = match self.heads.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(_) if is_full => {
+                metrics.increment(Metric::DropFragmentsFull);
+                return;
+            }
+            Entry::Vacant(entry) => entry.insert(PartialHead {
+                bytes: Vec::new(),
+                since_ns: now_ns,
+            }),
+        };
+        append(&mut head.bytes, fragment.offset, data);
+    }
+
+    /// The whole captured head of an exchange, of its pieces and the last one in
+    /// `data`. Borrows `data` when that is all.
+    pub(crate) fn take_head<'a>(
+        &mut self,
+        key: ExchangeKey,
+        offset: u32,
+        data: &'a [u8],
+    ) -> std::borrow::Cow<'a, [u8]> {
+        if self.heads.is_empty() && offset == 0 {
+            return data.into();
+        }
+        match self.heads.remove(&key) {
+            Some(mut head) => {
+                append(&mut head.bytes, offset, data);
+                head.bytes.into()
+            }
+            None if offset == 0 => data.into(),
+            // The beginning was lost: the rest is of no use alone.
+            None => Vec::new().into(),
+        }
+    }
+
+    /// Keeps an exchange until it is closed.
+    pub(crate) fn insert(
+        &mut self,
+        key: ExchangeKey,
+        exchange: OpenExchange,
+        now_ns: u64,
+        metrics: &Metrics,
+    ) {
+        if self.exchanges.len() >= self.limits.exchanges {
+            self.sweep(now_ns, metrics);
+            if self.exchanges.len() >= self.limits.exchanges {
+                metrics.increment(Metric::DropPendingFull);
+                return;
+            }
+        }
+        if self.exchanges.insert(key, exchange).is_some() {
+            metrics.increment(Metric::DropReopened);
+        }
+    }
+
+    /// Takes an exchange that is closed.
+    pub(crate) fn remove(&mut self, key: ExchangeKey) -> Option<OpenExchange> {
+        self.exchanges.remove(&key)
+    }
+
+    /// Exchanges open now.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.exchanges.len()
+    }
+
+    /// Removes what is too old, at most every few seconds: a sweep looks at all.
+    pub(crate) fn sweep(&mut self, now_ns: u64, metrics: &Metrics) {
+        if now_ns < self.swept_ns.saturating_add(SWEEP_NS) {
+            return;
+        }
+        self.swept_ns = now_ns;
+        let oldest = now_ns.saturating_sub(self.limits.exchange_age_ns);
+        let before = self.exchanges.len();
+        self.exchanges
+            .retain(|_, exchange| exchange.opened.started_ns >= oldest);
+        metrics.add(Metric::DropExpired, (before - self.exchanges.len()) as u64);
+
+        let oldest = now_ns.saturating_sub(self.limits.fragment_age_ns);
+        let before = self.heads.len();
+        self.heads.retain(|_, head| head.since_ns >= oldest);
+        metrics.add(
+            Metric::DropFragmentsExpired,
+            (before - self.heads.len()) as u64,
+        );
+    }
+}
+
+/// Puts a piece at its offset. A piece after a hole is left out: a head is only
+/// of use up to its first hole.
+fn append(bytes: &mut Vec<u8>, offset: u32, data: &[u8]) {
+    let offset = offset as usize;
+    if offset <= bytes.len() {
+        bytes.truncate(offset);
+        let room = (HEAD_CAPTURE as usize).saturating_sub(offset);
+        bytes.extend_from_slice(&data[..data.len().min(room)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: ExchangeKey = ExchangeKey {
+        connection: 7,
+        sequence: 1,
+    };
+
+    fn fragment(offset: u32) -> HeadFragment {
+        HeadFragment {
+            connection: 7,
+            sequence: 1,
+            offset,
+            ..HeadFragment::default()
+        }
+    }
+
+    fn exchange(started_ns: u64) -> OpenExchange {
+        OpenExchange {
+            opened: ExchangeOpened {
+                started_ns,
+                ..ExchangeOpened::default()
+            },
+            request: crate::assemble::parse_head(b"GET / HTTP/1.1\r\n\r\n", false),
+        }
+    }
+
+    #[test]
+    fn pieces_of_a_head_become_one() {
+        let metrics = Metrics::default();
+        let mut open = OpenExchanges::new(OpenLimits::default());
+        open.add_fragment(&fragment(0), b"GET /a", 1, &metrics);
+        open.add_fragment(&fragment(6), b"/b HT", 1, &metrics);
+        assert_eq!(
+            &*open.take_head(KEY, 11, b"TP/1.1\r\n\r\n"),
+            b"GET /a/b HTTP/1.1\r\n\r\n"
+        );
+        assert_eq!(&*open.take_head(KEY, 0, b"next"), b"next");
+    }
+
+    #[test]
+    fn a_head_ends_at_its_first_hole() {
+        let metrics = Metrics::default();
+        let mut open = OpenExchanges::new(OpenLimits::default());
+        open.add_fragment(&fragment(0), b"GET /a", 1, &metrics);
+        assert_eq!(&*open.take_head(KEY, 100, b"lost the middle"), b"GET /a");
+        assert_eq!(&*open.take_head(KEY, 100, b"lost the beginning"), b"");
+    }
+
+    #[test]
+    fn a_full_table_drops_the_newest_and_counts_it() {
+        let metrics = Metrics::default();
+        let limits = OpenLimits {
+            exchanges: 2,
+            fragments: 1,
+            ..OpenLimits::default()
+        };
+        let mut open = OpenExchanges::new(limits);
+        for connection in 0..3 {
+            let key = ExchangeKey {
+                connection,
+                sequence: 0,
+            };
+            open.insert(key, exchange(1), 1, &metrics);
+            open.add_fragment(
+                &HeadFragment {
+                    connection,
+                    ..fragment(0)
+                },
+                b"x",
+                1,
+                &metrics,
+            );
+        }
+        assert_eq!(open.len(), 2);
+        assert_eq!(metrics.get(Metric::DropPendingFull), 1);
+        assert_eq!(metrics.get(Metric::DropFragmentsFull), 2);
+    }
+
+    #[test]
+    fn what_is_too_old_is_swept_and_counted() {
+        let metrics = Metrics::default();
+        let limits = OpenLimits::default();
+        let mut open = OpenExchanges::new(limits);
+        let late = limits.exchange_age_ns + 10 * SWEEP_NS;
+        open.insert(KEY, exchange(1), 1, &metrics);
+        open.insert(
+            ExchangeKey { sequence: 2, ..KEY },
+            exchange(late),
+            late,
+            &metrics,
+        );
+        open.add_fragment(&fragment(0), b"x", 1, &metrics);
+        open.sweep(late, &metrics);
+        assert_eq!(open.len(), 1);
+        assert_eq!(metrics.get(Metric::DropExpired), 1);
+        assert_eq!(metrics.get(Metric::DropFragmentsExpired), 1);
+    }
+}

@@ -1,0 +1,174 @@
+//! The command line, as it is typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Distributed traces for services whose code nobody touches.
+#[derive(Debug, Parser)]
+#[command(name = "tracewire", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Trace the services of a cgroup until told to stop.
+    Run(Box<RunArgs>),
+    /// Say what this machine offers, what is missing, and what to do about it.
+    Check(CheckArgs),
+}
+
+/// Which requests are given a trace context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Propagate {
+    /// Requests over HTTP/1.x.
+    Http1,
+    /// None: nothing is ever written into traffic.
+    Off,
+}
+
+/// Where spans go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Exporter {
+    /// To standard output, each trace as a waterfall.
+    Console,
+    /// To a collector, by OTLP over gRPC.
+    Otlp,
+}
+
+/// When the console uses colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The least important messages that are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    /// What failed.
+    Error,
+    /// What may hurt.
+    Warn,
+    /// What happens.
+    Info,
+    /// What helps to find a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Trace the processes of this cgroup (v2) and those below it [default: all].
+    #[arg(long, env = "TRACEWIRE_CGROUP", value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+
+    /// Trace only processes whose executable matches; a glob, on the name or, with a
+    /// slash in it, on the path. May be given several times, or as a list with commas.
+    #[arg(long, env = "TRACEWIRE_INCLUDE_EXE", value_name = "GLOB", value_delimiter = ',')]
+    pub(crate) include_exe: Vec<String>,
+
+    /// Leave processes alone whose executable matches.
+    #[arg(long, env = "TRACEWIRE_EXCLUDE_EXE", value_name = "GLOB", value_delimiter = ',')]
+    pub(crate) exclude_exe: Vec<String>,
+
+    /// Trace only connections to this service port.
+    #[arg(long, env = "TRACEWIRE_INCLUDE_PORT", value_name = "PORT", value_delimiter = ',')]
+    pub(crate) include_port: Vec<String>,
+
+    /// Leave connections to this service port alone.
+    #[arg(long, env = "TRACEWIRE_EXCLUDE_PORT", value_name = "PORT", value_delimiter = ',')]
+    pub(crate) exclude_port: Vec<String>,
+
+    /// Which requests are given a trace context.
+    #[arg(long, env = "TRACEWIRE_PROPAGATE", value_enum, default_value = "http1")]
+    pub(crate) propagate: Propagate,
+
+    /// Where spans go [default: console, or otlp if an endpoint is given].
+    #[arg(long, env = "OTEL_TRACES_EXPORTER", value_enum)]
+    pub(crate) exporter: Option<Exporter>,
+
+    /// The collector, as http://HOST:PORT or https://HOST:PORT [default: http://localhost:4317].
+    /// OTEL_EXPORTER_OTLP_ENDPOINT is used if the variable for traces is not set.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
+
+    /// Headers for the collector, as NAME=VALUE,… (values percent-encoded).
+    /// OTEL_EXPORTER_OTLP_HEADERS is used if the variable for traces is not set.
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+        value_name = "LIST",
+        hide_env_values = true
+    )]
+    pub(crate) otlp_headers: Option<String>,
+
+    /// The longest that one export may take, in milliseconds.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TIMEOUT", value_name = "MS", default_value_t = 10_000)]
+    pub(crate) otlp_timeout: u64,
+
+    /// The share of new traces that is sampled, 0 to 1. What a caller decided is respected.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "RATIO", default_value_t = 1.0)]
+    pub(crate) sample_ratio: f64,
+
+    /// When the console uses colours.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) color: Color,
+
+    /// The least important messages that are logged.
+    #[arg(long, env = "TRACEWIRE_LOG", value_enum, default_value = "info")]
+    pub(crate) log_level: LogLevel,
+
+    /// How logs are written.
+    #[arg(long, env = "TRACEWIRE_LOG_FORMAT", value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+
+    /// The ring buffer between the kernel and the agent, in bytes; a power of two.
+    #[arg(long, env = "TRACEWIRE_RING_BYTES", value_name = "BYTES", default_value_t = 8 << 20)]
+    pub(crate) ring_bytes: u32,
+
+    /// Client connections that can be given headers at once.
+    #[arg(long, env = "TRACEWIRE_MAX_CONNECTIONS", value_name = "N", default_value_t = 65_536)]
+    pub(crate) max_connections: u32,
+
+    /// Requests and tasks that can be followed at once.
+    #[arg(long, env = "TRACEWIRE_MAX_ACTIVITIES", value_name = "N", default_value_t = 65_536)]
+    pub(crate) max_activities: u32,
+
+    /// How far the agent stands back behind the workload, as in nice(1).
+    #[arg(
+        long,
+        env = "TRACEWIRE_NICE",
+        value_name = "N",
+        default_value_t = 10,
+        allow_negative_numbers = true
+    )]
+    pub(crate) nice: i32,
+}
+
+/// Arguments of `check`.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// The cgroup (v2) that `run` is to trace [default: all].
+    #[arg(long, env = "TRACEWIRE_CGROUP", value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+}

@@ -1,0 +1,16 @@
+//! From finished spans to somebody who reads them.
+//!
+//! Spans come in batches through a bounded queue. Nothing here ever makes the
+//! thread at the other end of it wait.
+
+mod batch;
+mod console;
+mod encode;
+mod otlp;
+mod queue;
+mod retry;
+mod waterfall;
+
+pub(crate) use console::{Console, ConsoleConfig};
+pub(crate) use otlp::{OtlpConfig, OtlpExporter, parse_headers};
+pub(crate) use queue::{SpanSink, SpanSource, queue};

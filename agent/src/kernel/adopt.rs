@@ -1,0 +1,247 @@
+//! Connections that are older than the agent.
+//!
+//! Packets of such connections are read from the first on, without help from here.
+//! What the kernel half cannot do is put their sockets into the socket map: that is
+//! done here, by borrowing each descriptor (`pidfd_getfd`, since 5.6).
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use aya::maps::{MapData, SkStorage, SockHash};
+use tracewire_common::connection::{CONN_ADOPTED, CONN_ENROLLED, Connection};
+use tracewire_common::outcome::{HeadKind, Role};
+use tracewire_common::stream::{Stream, TRUSTED};
+
+use super::load::Shared;
+use super::proc_net::listening_ports;
+use super::scope::Scope;
+
+/// `TCP_ESTABLISHED` (include/net/tcp_states.h).
+const ESTABLISHED: u8 = 1;
+/// `BPF_NOEXIST`: what the kernel half has found out by itself is not overwritten.
+const NO_EXIST: u64 = 1;
+
+/// What was taken over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Adopted {
+    /// Connections given a role.
+    pub(crate) connections: usize,
+    /// Client sockets put in the socket map.
+    pub(crate) enrolled: usize,
+    /// Sockets that could not be.
+    pub(crate) refused: usize,
+}
+
+/// Takes over the established TCP connections of the processes in scope.
+pub(crate) fn adopt(
+    scope: &Scope,
+    connections: &mut SkStorage<MapData, Shared<Connection>>,
+    mut enrolled: Option<&mut SockHash<MapData, u64>>,
+    is_excluded: impl Fn(u32) -> bool,
+) -> Adopted {
+    let mut result = Adopted::default();
+    let mut listening: HashMap<u64, HashSet<u16>> = HashMap::new();
+    let mut seen = HashSet::new();
+    for pid in scope.processes() {
+        if is_excluded(pid) {
+            continue;
+        }
+        let Some(process) = pidfd_open(pid) else { continue };
+        for number in sockets_of(pid) {
+            let Some(socket) = pidfd_getfd(&process, number) else { continue };
+            let Some(info) = tcp_info(&socket) else { continue };
+            let Some(cookie) = cookie(&socket) else { continue };
+            if info.state != ESTABLISHED || !seen.insert(cookie) {
+                continue;
+            }
+            let Some(ends) = Ends::of(&socket) else { continue };
+            let ports = listening
+                .entry(network_namespace(pid))
+                .or_insert_with(|| listening_ports(pid));
+            let role = if ports.contains(&ends.local_port) { Role::Server } else { Role::Client };
+            let enrol = role == Role::Client && enrolled.is_some();
+            let state = state_of(&ends, cookie, role, pid, is_idle_client(&info) && enrol, enrol);
+            if connections.insert(&socket, Shared(state), NO_EXIST).is_ok() {
+                result.connections += 1;
+            }
+            if let (Role::Client, Some(map)) = (role, enrolled.as_deref_mut()) {
+                match map.insert(cookie, socket.as_raw_fd(), 0) {
+                    Ok(()) => result.enrolled += 1,
+                    Err(_) => result.refused += 1,
+                }
+            }
+        }
+    }
+    result
+}
+
+/// Between two requests: nothing was ever sent, or the last thing on the connection was
+/// received and nothing is on its way. What a client sends next then starts a request.
+fn is_idle_client(info: &TcpInfo) -> bool {
+    info.bytes_sent == 0
+        || (info.last_data_recv_ms < info.last_data_sent_ms && info.unacknowledged == 0)
+}
+
+fn state_of(
+    ends: &Ends,
+    cookie: u64,
+    role: Role,
+    pid: u32,
+    trusted: bool,
+    enrol: bool,
+) -> Connection {
+    let mut requests = Stream::in_the_middle(HeadKind::Request);
+    if trusted {
+        requests.flags |= TRUSTED;
+        requests.http1.next_message();
+    }
+    Connection {
+        cookie,
+        local_addr: ends.local_addr,
+        remote_addr: ends.remote_addr,
+        local_port: ends.local_port,
+        remote_port: ends.remote_port,
+        ip_version: ends.ip_version,
+        role: role as u8,
+        flags: CONN_ADOPTED | if enrol { CONN_ENROLLED } else { 0 },
+        tgid: pid,
+        requests,
+        responses: Stream::in_the_middle(HeadKind::Response),
+        ..Connection::default()
+    }
+}
+
+/// Both ends of a connection, as in [`Connection`].
+struct Ends {
+    local_addr: [u8; 16],
+    remote_addr: [u8; 16],
+    local_port: u16,
+    remote_port: u16,
+    ip_version: u8,
+}
+
+impl Ends {
+    fn of(socket: &OwnedFd) -> Option<Self> {
+        let (local_addr, local_port, version) = name(socket, libc::getsockname)?;
+        let (remote_addr, remote_port, _) = name(socket, libc::getpeername)?;
+        Some(Self { local_addr, remote_addr, local_port, remote_port, ip_version: version })
+    }
+}
+
+type NameCall =
+    unsafe extern "C" fn(libc::c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
+
+/// An address, its port, and whether it is IPv4 or IPv6 (4 or 6).
+fn name(socket: &OwnedFd, call: NameCall) -> Option<([u8; 16], u16, u8)> {
+    // SAFETY: `sockaddr_storage` is plain data, valid all zero, and large enough for
+    // every address; the length says so to the call.
+    let storage = unsafe {
+        let mut storage: libc::sockaddr_storage = std::mem::zeroed();
+        let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        if call(socket.as_raw_fd(), (&raw mut storage).cast(), &raw mut len) != 0 {
+            return None;
+        }
+        storage
+    };
+    let mut addr = [0; 16];
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that it is one.
+            let ip4 = unsafe { *(&raw const storage).cast::<libc::sockaddr_in>() };
+            addr[..4].copy_from_slice(&ip4.sin_addr.s_addr.to_ne_bytes());
+            Some((addr, u16::from_be(ip4.sin_port), 4))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says that it is one.
+            let ip6 = unsafe { *(&raw const storage).cast::<libc::sockaddr_in6>() };
+            let port = u16::from_be(ip6.sin6_port);
+            let full = std::net::Ipv6Addr::from(ip6.sin6_addr.s6_addr);
+            match full.to_ipv4_mapped() {
+                Some(ip4) => {
+                    addr[..4].copy_from_slice(&ip4.octets());
+                    Some((addr, port, 4))
+                }
+                None => Some((full.octets(), port, 6)),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// The descriptors of a process that are sockets.
+fn sockets_of(pid: u32) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| {
+            fs::read_link(entry.path())
+                .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+        })
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .collect()
+}
+
+fn network_namespace(pid: u32) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(format!("/proc/{pid}/ns/net")).map_or(0, |m| m.ino())
+}
+
+fn pidfd_open(pid: u32) -> Option<OwnedFd> {
+    // SAFETY: plain integers; a new descriptor is owned here alone.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+fn pidfd_getfd(process: &OwnedFd, number: i32) -> Option<OwnedFd> {
+    // SAFETY: as in `pidfd_open`.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+fn option<T>(socket: &OwnedFd, level: i32, name: i32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the length bounds what the kernel writes; callers use integer structs,
+    // for which zero is a value.
+    unsafe {
+        let result =
+            libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len);
+        (result == 0).then(|| value.assume_init())
+    }
+}
+
+fn cookie(socket: &OwnedFd) -> Option<u64> {
+    option(socket, libc::SOL_SOCKET, libc::SO_COOKIE)
+}
+
+/// What is needed of `struct tcp_info` (include/uapi/linux/tcp.h); the C library's
+/// definition ends before `tcpi_bytes_sent` (kernel 4.19).
+struct TcpInfo {
+    state: u8,
+    unacknowledged: u32,
+    last_data_sent_ms: u32,
+    last_data_recv_ms: u32,
+    bytes_sent: u64,
+}
+
+/// Fails for everything that is not TCP.
+fn tcp_info(socket: &OwnedFd) -> Option<TcpInfo> {
+    let raw: [u64; 32] = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    let bytes: Vec<u8> = raw.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let u32_at = |at: usize| -> Option<u32> {
+        Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+    };
+    Some(TcpInfo {
+        state: *bytes.first()?,
+        unacknowledged: u32_at(24)?,
+        last_data_sent_ms: u32_at(44)?,
+        last_data_recv_ms: u32_at(52)?,
+        bytes_sent: *raw.get(25)?,
+    })
+}

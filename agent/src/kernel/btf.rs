@@ -1,0 +1,179 @@
+//! Offsets of fields of kernel structs, from the kernel's own type information.
+//!
+//! aya reads BTF too but keeps member offsets to itself, and the other readers on
+//! offer are LGPL. Only what is needed is here: find a struct by name, and a
+//! member in it, through anonymous structs and unions.
+//! Format: Documentation/bpf/btf.rst.
+
+use std::fmt;
+
+/// Where the kernel publishes its BTF.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+const MAGIC: u16 = 0xeb9f;
+const HEADER_LEN: usize = 24;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+/// Anonymous structs inside one another that are followed.
+const MAX_DEPTH: u32 = 8;
+
+/// Why an offset is not known.
+#[derive(Debug)]
+pub(crate) enum BtfError {
+    /// The kernel publishes none.
+    Missing(std::io::Error),
+    /// It is not in the format that is known.
+    Malformed,
+    /// It has no such struct or member.
+    NotFound(String),
+}
+
+impl fmt::Display for BtfError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(error) => write!(
+                f,
+                "cannot read {VMLINUX} ({error}): Tracewire needs a kernel built with CONFIG_DEBUG_INFO_BTF"
+            ),
+            Self::Malformed => write!(f, "{VMLINUX} is not in a format that Tracewire knows"),
+            Self::NotFound(what) => write!(f, "the kernel's type information has no {what}"),
+        }
+    }
+}
+
+impl std::error::Error for BtfError {}
+
+/// The kernel's types.
+pub(crate) struct KernelTypes {
+    data: Vec<u8>,
+    strings: usize,
+    /// Where each type starts; type ids count from 1.
+    types: Vec<u32>,
+}
+
+impl KernelTypes {
+    /// Reads the running kernel's.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it is malformed.
+    pub(crate) fn of_kernel() -> Result<Self, BtfError> {
+        Self::parse(std::fs::read(VMLINUX).map_err(BtfError::Missing)?).ok_or(BtfError::Malformed)
+    }
+
+    fn parse(data: Vec<u8>) -> Option<Self> {
+        let header = |at: usize| read_u32(&data, at).map(|v| v as usize);
+        if u16::from_ne_bytes([*data.first()?, *data.get(1)?]) != MAGIC {
+            return None;
+        }
+        let start = header(4)?;
+        if start < HEADER_LEN {
+            return None;
+        }
+        let mut at = start.checked_add(header(8)?)?;
+        let end = at.checked_add(header(12)?)?;
+        let strings = start.checked_add(header(16)?)?;
+        let mut types = Vec::new();
+        while at < end {
+            types.push(u32::try_from(at).ok()?);
+            let info = read_u32(&data, at + 4)?;
+            let vlen = (info & 0xffff) as usize;
+            at += 12 + match info >> 24 & 0x1f {
+                1 | 14 | 17 => 4,
+                3 => 12,
+                KIND_STRUCT | KIND_UNION | 15 | 19 => vlen * 12,
+                6 | 13 => vlen * 8,
+                2 | 7..=12 | 16 | 18 => 0,
+                _ => return None,
+            };
+        }
+        Some(Self { data, strings, types })
+    }
+
+    fn name_at(&self, at: usize) -> Option<&[u8]> {
+        let start = self.strings + read_u32(&self.data, at)? as usize;
+        let rest = self.data.get(start..)?;
+        rest.split(|&b| b == 0).next()
+    }
+
+    /// The offset of a member, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such struct or member, or it does not start at a byte.
+    pub(crate) fn offset(&self, structure: &str, member: &str) -> Result<u32, BtfError> {
+        self.types
+            .iter()
+            .map(|&at| at as usize)
+            .filter(|&at| {
+                self.kind(at) == Some(KIND_STRUCT)
+                    && self.name_at(at) == Some(structure.as_bytes())
+            })
+            .find_map(|at| self.bits(at, member.as_bytes(), 0))
+            .filter(|bits| bits % 8 == 0)
+            .map(|bits| bits / 8)
+            .ok_or_else(|| BtfError::NotFound(format!("struct {structure}.{member}")))
+    }
+
+    fn kind(&self, at: usize) -> Option<u32> {
+        Some(read_u32(&self.data, at + 4)? >> 24 & 0x1f)
+    }
+
+    fn bits(&self, at: usize, member: &[u8], depth: u32) -> Option<u32> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        let info = read_u32(&self.data, at + 4)?;
+        let has_bitfields = info >> 31 != 0;
+        for index in 0..(info & 0xffff) as usize {
+            let place = at + 12 + index * 12;
+            let mut offset = read_u32(&self.data, place + 8)?;
+            if has_bitfields {
+                offset &= 0x00ff_ffff;
+            }
+            let name = self.name_at(place)?;
+            if name == member {
+                return Some(offset);
+            }
+            if name.is_empty() {
+                let id = read_u32(&self.data, place + 4)? as usize;
+                let inner = *self.types.get(id.checked_sub(1)?)? as usize;
+                if matches!(self.kind(inner), Some(KIND_STRUCT | KIND_UNION)) {
+                    if let Some(found) = self.bits(inner, member, depth + 1) {
+                        return Some(offset + found);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+fn read_u32(data: &[u8], at: usize) -> Option<u32> {
+    let bytes = data.get(at..at.checked_add(4)?)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_type_information_is_refused() {
+        assert!(KernelTypes::parse(Vec::new()).is_none());
+        assert!(KernelTypes::parse(vec![0x9f, 0xeb, 1, 0]).is_none());
+        assert!(KernelTypes::parse(vec![0xff; 64]).is_none());
+    }
+
+    #[test]
+    fn the_running_kernel_gives_plausible_offsets() {
+        let Ok(types) = KernelTypes::of_kernel() else {
+            // The error is tested where the agent is started; here there is nothing to read.
+            return;
+        };
+        let pid = types.offset("task_struct", "pid").expect("every kernel has it");
+        let tgid = types.offset("task_struct", "tgid").expect("every kernel has it");
+        assert_eq!(tgid, pid + 4);
+        assert!(types.offset("mm_struct", "arg_start").expect("in an anonymous struct") > 0);
+        assert!(types.offset("task_struct", "no_such_member").is_err());
+    }
+}

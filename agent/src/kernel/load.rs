@@ -1,0 +1,248 @@
+//! The programs loaded, set up and attached, and what can be asked of them while they run.
+
+use std::collections::HashMap as StdHashMap;
+
+use anyhow::{Context, Result};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, SkStorage, SockHash};
+use aya::{Ebpf, EbpfLoader, Pod};
+use tracewire_common::config::{
+    KernelConfig, PORT_EXCLUDED, PORT_INCLUDED, PROCESS_ALLOWED, PROCESS_EXCLUDED, PROPAGATE_HTTP1,
+};
+use tracewire_common::connection::Connection;
+use tracewire_common::context::sampling_threshold;
+use tracewire_common::counter::{Counter, OUTCOME_BASE};
+use tracewire_common::outcome::Outcome;
+
+use super::btf::KernelTypes;
+use super::enrolment;
+use super::programs;
+use super::reader::Records;
+use super::requirements::requirements;
+use super::scope::Scope;
+use super::adopt;
+
+/// What the programs are told before they run.
+#[derive(Clone, Debug)]
+pub(crate) struct KernelSettings {
+    /// Whether requests are given a header.
+    pub(crate) propagate: bool,
+    /// The share of new traces that is sampled, 0 to 1.
+    pub(crate) sample_ratio: f64,
+    /// If any: only connections to these service ports are looked at.
+    pub(crate) include_ports: Vec<u16>,
+    /// Connections to these service ports are left alone.
+    pub(crate) exclude_ports: Vec<u16>,
+    /// Whether each process needs a verdict before its requests are touched.
+    pub(crate) processes_listed: bool,
+    /// The ring buffer's size, in bytes, a power of two.
+    pub(crate) ring_bytes: u32,
+    /// Client sockets that can be enrolled at once.
+    pub(crate) max_connections: u32,
+    /// Activities and tasks that are followed at once.
+    pub(crate) max_activities: u32,
+}
+
+/// Why the programs do not run.
+#[derive(Debug)]
+pub(crate) struct LoadError(pub(crate) String);
+
+impl std::fmt::Display for LoadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// A shared struct, for aya.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Shared<T>(pub(super) T);
+
+// SAFETY: `repr(C)`, integers only, explicit padding (agent-common/src/config.rs).
+unsafe impl Pod for Shared<KernelConfig> {}
+// SAFETY: as above (agent-common/src/connection.rs).
+unsafe impl Pod for Shared<Connection> {}
+
+/// The running kernel half. It is detached when this is dropped.
+pub(crate) struct Kernel {
+    ebpf: Ebpf,
+    scope: Scope,
+    processes: HashMap<MapData, u32, u8>,
+    enrolled: SockHash<MapData, u64>,
+    counts: PerCpuArray<MapData, u64>,
+    connections: SkStorage<MapData, Shared<Connection>>,
+    propagating: bool,
+}
+
+impl Kernel {
+    /// Loads and attaches everything. Connections that exist are read from now on, and
+    /// enrolled by [`Kernel::adopt`].
+    ///
+    /// # Errors
+    ///
+    /// If the machine lacks something; the message says what, and what to do.
+    pub(crate) fn start(scope: Scope, settings: &KernelSettings) -> Result<(Self, Records)> {
+        if let Some(message) = requirements().into_iter().find_map(|r| r.state.err()) {
+            return Err(LoadError(message).into());
+        }
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("RECORDS", settings.ring_bytes)
+            .map_max_entries("ENROLLED", settings.max_connections)
+            .map_max_entries("ACTIVITIES", settings.max_activities)
+            .map_max_entries("TASKS", settings.max_activities)
+            .load(programs::object())
+            .context("the kernel refused the agent's maps; smaller --ring-bytes, --max-connections or --max-activities may help")?;
+
+        let config = kernel_config(&scope, settings)?;
+        // Borrowed, not taken: the loader needs every map until the programs are loaded.
+        let mut settings_map: Array<_, Shared<KernelConfig>> =
+            Array::try_from(ebpf.map_mut("CONFIG").context("the object has no map CONFIG")?)?;
+        settings_map.set(0, Shared(config), 0)?;
+        set_ports(&mut ebpf, settings)?;
+
+        let receive = programs::load_all(&mut ebpf, settings.propagate)?;
+        let mut enrolled = enrolment::sockets(&mut ebpf)?;
+        let propagating = settings.propagate;
+        if propagating {
+            if !enrolment::prepare(&mut ebpf, &mut enrolled)?.is_harmless() {
+                return Err(LoadError(
+                    "this kernel answers FIONREAD wrongly for sockets in a socket map, with and without a verdict program, and programs that rely on it would stall: run with --propagate off, or on a kernel with the fix".to_owned(),
+                )
+                .into());
+            }
+        }
+        let processes = HashMap::try_from(
+            ebpf.take_map("PROCESSES").context("the object has no map PROCESSES")?,
+        )?;
+        let counts =
+            PerCpuArray::try_from(ebpf.take_map("COUNTS").context("the object has no map COUNTS")?)?;
+        let connections = SkStorage::try_from(
+            ebpf.take_map("CONNECTIONS").context("the object has no map CONNECTIONS")?,
+        )?;
+        let records = Records::new(RingBuf::try_from(
+            ebpf.take_map("RECORDS").context("the object has no map RECORDS")?,
+        )?);
+        programs::attach_all(&mut ebpf, &scope, receive)?;
+        let kernel =
+            Self { ebpf, scope, processes, enrolled, counts, connections, propagating };
+        Ok((kernel, records))
+    }
+
+    /// The cgroup that is looked at.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Takes over connections that are older than the agent. Answers how many client
+    /// sockets were enrolled.
+    pub(crate) fn adopt(&mut self, agent: u32, is_excluded: impl Fn(u32) -> bool) -> adopt::Adopted {
+        adopt::adopt(
+            &self.scope,
+            &mut self.connections,
+            self.propagating.then_some(&mut self.enrolled),
+            |pid| pid == agent || is_excluded(pid),
+        )
+    }
+
+    /// Says whether the requests of a process may be touched.
+    pub(crate) fn set_verdict(&mut self, pid: u32, allowed: bool) {
+        let verdict = if allowed { PROCESS_ALLOWED } else { PROCESS_EXCLUDED };
+        if let Err(error) = self.processes.insert(pid, verdict, 0) {
+            tracing::debug!(pid, %error, "cannot tell the kernel half about a process");
+        }
+    }
+
+    /// A connection turned out not to be HTTP/1.x: its sends need no program any more.
+    pub(crate) fn release(&mut self, cookie: u64) {
+        // It may never have been enrolled, or be closed by now.
+        let _gone = self.enrolled.remove(&cookie);
+    }
+
+    /// The kernel half's counters that are not zero, by name.
+    pub(crate) fn counters(&self) -> StdHashMap<&'static str, u64> {
+        let read = |index: u32| -> u64 {
+            self.counts.get(&index, 0).map_or(0, |values| values.iter().sum())
+        };
+        Counter::ALL
+            .iter()
+            .map(|&counter| (counter.as_str(), read(counter as u32)))
+            .chain(
+                Outcome::ALL
+                    .iter()
+                    .map(|&outcome| (propagation_name(outcome), read(OUTCOME_BASE + outcome as u32))),
+            )
+            .filter(|&(_, value)| value > 0)
+            .collect()
+    }
+
+    /// Detaches every program, at once. Traffic goes on without them.
+    pub(crate) fn detach(self) {
+        drop(self.ebpf);
+    }
+}
+
+/// The name of an outcome's counter.
+fn propagation_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotApplicable => "propagation_not_applicable",
+        Outcome::Injected => "propagation_injected",
+        Outcome::Rewritten => "propagation_rewritten",
+        Outcome::OwnContext => "propagation_own_context",
+        Outcome::Off => "propagation_off",
+        Outcome::NotEnrolled => "propagation_not_enrolled",
+        Outcome::HeadTooLong => "propagation_head_too_long",
+        Outcome::Ambiguous => "propagation_ambiguous",
+        Outcome::NoRoom => "propagation_no_room",
+        Outcome::Unsynchronised => "propagation_unsynchronised",
+        Outcome::KernelRefused => "propagation_kernel_refused",
+        Outcome::PipelineFull => "propagation_pipeline_full",
+        Outcome::HeaderAlreadySent => "propagation_header_already_sent",
+        Outcome::ProcessExcluded => "propagation_process_excluded",
+        Outcome::Missed => "propagation_missed",
+    }
+}
+
+fn kernel_config(scope: &Scope, settings: &KernelSettings) -> Result<KernelConfig> {
+    let types = KernelTypes::of_kernel()?;
+    let offset = |structure: &str, member: &str| types.offset(structure, member);
+    let mut ports_listed = 0;
+    if !settings.exclude_ports.is_empty() {
+        ports_listed |= u32::from(PORT_EXCLUDED);
+    }
+    if !settings.include_ports.is_empty() {
+        ports_listed |= u32::from(PORT_INCLUDED);
+    }
+    Ok(KernelConfig {
+        sampling_threshold: sampling_threshold(settings.sample_ratio),
+        scope_cgroup: scope.id,
+        scope_level: scope.level,
+        agent_tgid: std::process::id(),
+        propagate: if settings.propagate { PROPAGATE_HTTP1 } else { 0 },
+        ports_listed,
+        processes_listed: u32::from(settings.processes_listed),
+        wakeup_bytes: settings.ring_bytes / 4,
+        off_sock_sndbuf: offset("sock", "sk_sndbuf")?,
+        off_sock_wmem_queued: offset("sock", "sk_wmem_queued")?,
+        off_tcp_write_seq: offset("tcp_sock", "write_seq")?,
+        off_task_pid: offset("task_struct", "pid")?,
+        off_task_tgid: offset("task_struct", "tgid")?,
+        off_task_mm: offset("task_struct", "mm")?,
+        off_mm_arg_start: offset("mm_struct", "arg_start")?,
+        off_mm_arg_end: offset("mm_struct", "arg_end")?,
+        off_mm_env_start: offset("mm_struct", "env_start")?,
+        off_mm_env_end: offset("mm_struct", "env_end")?,
+    })
+}
+
+fn set_ports(ebpf: &mut Ebpf, settings: &KernelSettings) -> Result<()> {
+    let mut ports: HashMap<_, u16, u8> =
+        HashMap::try_from(ebpf.map_mut("PORTS").context("the object has no map PORTS")?)?;
+    let rules = (settings.include_ports.iter().map(|&p| (p, PORT_INCLUDED)))
+        // An exclusion wins over an inclusion of the same port.
+        .chain(settings.exclude_ports.iter().map(|&p| (p, PORT_EXCLUDED)));
+    for (port, rule) in rules {
+        ports.insert(port, rule, 0).with_context(|| format!("cannot set the rule for port {port}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! The kernel half, from userspace: the only place that knows aya.
+
+mod adopt;
+mod btf;
+mod enrolment;
+mod fionread;
+mod load;
+mod proc_net;
+mod programs;
+mod reader;
+mod requirements;
+mod scope;
+
+pub(crate) use enrolment::Readability;
+pub(crate) use load::{Kernel, KernelSettings};
+pub(crate) use programs::try_all;
+pub(crate) use reader::Records;
+pub(crate) use requirements::requirements;
+pub(crate) use scope::Scope;

@@ -1,0 +1,187 @@
+//! The programs, what each is for, and how each is loaded and attached.
+
+use anyhow::{Context, Result, bail};
+use aya::programs::{CgroupAttachMode, Program, ProgramError};
+use aya::{Btf, Ebpf};
+
+use super::enrolment::{self, Readability};
+use super::scope::Scope;
+
+/// The eBPF object, built by `cargo xtask build`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACEWIRE_EBPF_OBJECT"));
+
+/// The object, for the loader.
+pub(super) fn object() -> &'static [u8] {
+    OBJECT
+}
+
+/// The tracepoint that says that bytes were received, since 6.3.
+const RECEIVE: &str = "associate_receiver";
+/// The one that older kernels have.
+const RECEIVE_OLDER: &str = "associate_receiver_adjust";
+
+/// Programs and what is lost without them, in the order in which they are attached:
+/// who looks at connections comes last, when all that it needs is there.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("inherit_activity", "follow work to new threads and processes"),
+    ("note_exec", "name short-lived processes"),
+    ("forget_task", "forget tasks that ended"),
+    (RECEIVE, "tell which task works on which request"),
+    (RECEIVE_OLDER, "the same on kernels before 6.3"),
+    ("note_opener4", "tell who opens an IPv4 connection"),
+    ("note_opener6", "tell who opens an IPv6 connection"),
+    ("read_egress", "read messages that leave"),
+    ("read_ingress", "read messages that arrive"),
+    ("rewrite_request", "write the trace context into requests"),
+    ("keep_readable", "keep FIONREAD right on enrolled sockets"),
+    ("track_connection", "follow connections"),
+];
+
+/// Programs that only propagation needs.
+const FOR_PROPAGATION: &[&str] = &["rewrite_request", "keep_readable"];
+
+/// Whether a program could be loaded.
+#[derive(Debug)]
+pub(crate) struct ProgramReport {
+    /// The program.
+    pub(crate) name: &'static str,
+    /// What it is for.
+    pub(crate) purpose: &'static str,
+    /// Why it could not be loaded.
+    pub(crate) error: Option<String>,
+    /// Whether the agent works without it, with less.
+    pub(crate) optional: bool,
+}
+
+/// Loads one program into the kernel.
+fn load(ebpf: &mut Ebpf, btf: &Btf, name: &str) -> Result<(), ProgramError> {
+    let Some(program) = ebpf.program_mut(name) else {
+        return Err(ProgramError::UnexpectedProgramType);
+    };
+    match program {
+        Program::SockOps(p) => p.load(),
+        Program::SkMsg(p) => p.load(),
+        Program::SkSkb(p) => p.load(),
+        Program::CgroupSkb(p) => p.load(),
+        Program::CgroupSockAddr(p) => p.load(),
+        Program::RawTracePoint(p) => p.load(),
+        Program::BtfTracePoint(p) => {
+            p.load(if name == RECEIVE { "sock_recv_length" } else { "tcp_rcv_space_adjust" }, btf)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// What a machine makes of the programs.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    /// Each program.
+    pub(crate) programs: Vec<ProgramReport>,
+    /// What enrolment does to `FIONREAD`, or why that could not be tried.
+    pub(crate) readability: Result<Readability, String>,
+}
+
+/// Tries to load every program, one by one, attaches none to anything of the machine's,
+/// and says how that went.
+///
+/// # Errors
+///
+/// If not even the maps can be made.
+pub(crate) fn try_all() -> Result<Trial> {
+    let btf = Btf::from_sys_fs().context("cannot read the kernel's type information")?;
+    let mut ebpf = aya::EbpfLoader::new()
+        .map_max_entries("RECORDS", 1 << 16)
+        .load(OBJECT)
+        .context("the kernel refused the agent's maps")?;
+    let programs = PROGRAMS
+        .iter()
+        .map(|&(name, purpose)| ProgramReport {
+            name,
+            purpose,
+            error: load(&mut ebpf, &btf, name).err().map(|e| short(&e)),
+            optional: FOR_PROPAGATION.contains(&name) || name.starts_with(RECEIVE),
+        })
+        .collect();
+    let readability = enrolment::sockets(&mut ebpf)
+        .and_then(|mut sockets| enrolment::prepare(&mut ebpf, &mut sockets))
+        .map_err(|error| format!("{error:#}"));
+    Ok(Trial { programs, readability })
+}
+
+/// The last line of what the verifier said; all of it is pages.
+fn short(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let said = log
+                .lines()
+                .map(str::trim)
+                .rev()
+                .find(|l| !l.is_empty() && !l.starts_with("processed") && !l.starts_with("verification time") && !l.starts_with("stack depth"));
+            match said {
+                Some(line) => format!("{io_error}; the verifier said: {line}"),
+                None => io_error.to_string(),
+            }
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Loads all programs that are needed; of the two that learn receivers, the newer that loads.
+pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool) -> Result<&'static str> {
+    let btf = Btf::from_sys_fs().context("cannot read the kernel's type information")?;
+    let mut receive = RECEIVE;
+    for &(name, purpose) in PROGRAMS {
+        if name == RECEIVE_OLDER || (!propagate && FOR_PROPAGATION.contains(&name)) {
+            continue;
+        }
+        let Err(error) = load(ebpf, &btf, name) else { continue };
+        if name == RECEIVE && load(ebpf, &btf, RECEIVE_OLDER).is_ok() {
+            receive = RECEIVE_OLDER;
+            continue;
+        }
+        bail!(
+            "the kernel refused the program {name} (to {purpose}): {}; run `tracewire check` for what this machine offers",
+            short(&error)
+        );
+    }
+    Ok(receive)
+}
+
+/// Attaches all but the programs on the socket map, which are attached before.
+pub(super) fn attach_all(ebpf: &mut Ebpf, scope: &Scope, receive: &str) -> Result<()> {
+    // A cgroup link is always one of several ("multi"); the mode for links is `Single`.
+    let mode = CgroupAttachMode::Single;
+    for &(name, purpose) in PROGRAMS {
+        if FOR_PROPAGATION.contains(&name) || (name.starts_with(RECEIVE) && name != receive) {
+            continue;
+        }
+        let Some(program) = ebpf.program_mut(name) else { bail!("the object has no program {name}") };
+        match program {
+            Program::SockOps(p) => p.attach(&scope.directory, mode).map(|_| ()),
+            Program::CgroupSockAddr(p) => p.attach(&scope.directory, mode).map(|_| ()),
+            Program::CgroupSkb(p) => {
+                let direction = if name == "read_egress" {
+                    aya::programs::CgroupSkbAttachType::Egress
+                } else {
+                    aya::programs::CgroupSkbAttachType::Ingress
+                };
+                p.attach(&scope.directory, direction, mode).map(|_| ())
+            }
+            Program::BtfTracePoint(p) => p.attach().map(|_| ()),
+            Program::RawTracePoint(p) => {
+                let tracepoint = match name {
+                    "inherit_activity" => "sched_process_fork",
+                    "note_exec" => "sched_process_exec",
+                    _ => "sched_process_exit",
+                };
+                p.attach(tracepoint).map(|_| ())
+            }
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
+        .with_context(|| {
+            format!("cannot attach the program {name} (to {purpose}) to {}", scope.path.display())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! The thread that reads records from the kernel.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tracewire_common::records::{Record, decode};
+
+use crate::assemble::Assembler;
+use crate::executables::Executables;
+use crate::kernel::{Kernel, Records};
+use crate::metrics::{Metric, Metrics};
+
+/// How long records may wait. Short enough for a person at the console, long enough
+/// to read many at once.
+const PATIENCE: Duration = Duration::from_millis(10);
+/// Records read before the clock is looked at again.
+const BURST: usize = 4096;
+/// How often drops are reported, if there were any.
+const REPORT: Duration = Duration::from_secs(60);
+/// Records that are read after detaching, at most: what one ring buffer holds.
+const LAST_BURSTS: usize = 256;
+
+/// What other threads ask of the reader.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    /// Stop.
+    pub(crate) stop: AtomicBool,
+    /// Log the counters.
+    pub(crate) report: AtomicBool,
+}
+
+/// Reads, and does what records ask for.
+pub(crate) struct Reader {
+    kernel: Kernel,
+    records: Records,
+    assembler: Assembler,
+    executables: Executables,
+    metrics: Arc<Metrics>,
+    reported: HashMap<&'static str, u64>,
+}
+
+impl Reader {
+    /// A reader over a running kernel half.
+    pub(crate) fn new(
+        kernel: Kernel,
+        records: Records,
+        assembler: Assembler,
+        executables: Executables,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { kernel, records, assembler, executables, metrics, reported: HashMap::new() }
+    }
+
+    /// Reads until it is told to stop, then detaches and reads what is left. Answers the
+    /// kernel half's last counters.
+    pub(crate) fn run(mut self, requests: &Requests) -> HashMap<&'static str, u64> {
+        let mut next_report = Instant::now() + REPORT;
+        while !requests.stop.load(Ordering::Relaxed) {
+            self.records.wait(PATIENCE);
+            self.read();
+            self.assembler.tick();
+            if requests.report.swap(false, Ordering::Relaxed) {
+                report("counters", &self.kernel.counters(), &self.metrics);
+            }
+            if Instant::now() >= next_report {
+                next_report += REPORT;
+                self.report_drops();
+            }
+        }
+        let Self { kernel, mut records, mut assembler, metrics, .. } = self;
+        let counters = kernel.counters();
+        kernel.detach();
+        for _ in 0..LAST_BURSTS {
+            if records.drain(BURST, |bytes| drop(on_bytes(bytes, &mut assembler, &metrics))) == 0 {
+                break;
+            }
+        }
+        assembler.tick();
+        counters
+    }
+
+    fn read(&mut self) {
+        let Self { records, assembler, metrics, .. } = self;
+        let mut opaque = Vec::new();
+        let mut started = Vec::new();
+        let listed = self.executables.are_listed();
+        records.drain(BURST, |bytes| match on_bytes(bytes, assembler, metrics) {
+            Some(Wish::Release(cookie)) => opaque.push(cookie),
+            Some(Wish::Judge(pid)) if listed => started.push(pid),
+            Some(Wish::Judge(_)) | None => {}
+        });
+        for cookie in opaque {
+            self.kernel.release(cookie);
+        }
+        for pid in started {
+            // A process that is gone by now keeps no verdict: nothing of it is touched.
+            if let Some(path) = executable_of(pid) {
+                self.kernel.set_verdict(pid, self.executables.include(Some(&path)));
+            }
+        }
+    }
+
+    /// Says what was lost since the last time, if anything.
+    fn report_drops(&mut self) {
+        let mut now = self.kernel.counters();
+        now.extend(self.metrics.snapshot());
+        now.retain(|name, _| name.starts_with("drop_"));
+        for (name, &value) in &now {
+            let before = self.reported.get(name).copied().unwrap_or(0);
+            if value > before {
+                tracing::warn!(reason = name, lost = value - before, total = value, "spans were lost");
+            }
+        }
+        self.reported = now;
+    }
+}
+
+/// What a record asks of the kernel half.
+enum Wish {
+    /// The connection's sends need no program any more.
+    Release(u64),
+    /// The process runs a new program.
+    Judge(u32),
+}
+
+fn on_bytes(bytes: &[u8], assembler: &mut Assembler, metrics: &Metrics) -> Option<Wish> {
+    match decode(bytes) {
+        Ok(record) => {
+            assembler.on_record(record);
+            match record {
+                Record::ConnectionOpaque(event) => Some(Wish::Release(event.connection)),
+                Record::ProcessExec(exec, ..) => Some(Wish::Judge(exec.tgid)),
+                _ => None,
+            }
+        }
+        Err(_) => {
+            metrics.increment(Metric::RecordsInvalid);
+            None
+        }
+    }
+}
+
+/// The path of a process's executable, if it is still there.
+pub(crate) fn executable_of(pid: u32) -> Option<String> {
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(path.to_string_lossy().trim_end_matches(" (deleted)").to_owned())
+}
+
+/// Logs every counter that is not zero.
+pub(crate) fn report(what: &str, kernel: &HashMap<&'static str, u64>, metrics: &Metrics) {
+    let all: BTreeMap<_, _> =
+        kernel.iter().map(|(&name, &value)| (name, value)).chain(metrics.snapshot()).collect();
+    let text: Vec<_> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    tracing::info!(counters = text.join(" "), "{what}");
+}

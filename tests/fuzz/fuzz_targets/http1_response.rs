@@ -1,0 +1,4 @@
+//! A stream of responses against the reference reader.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tracewire_fuzz::bodies::http1_response(data));

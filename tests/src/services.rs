@@ -1,0 +1,194 @@
+//! Real programs: nginx, a Python service, a Node service.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::process::Process;
+use crate::world::World;
+
+/// How long a service may take to listen.
+const LISTEN_LIMIT: Duration = Duration::from_secs(15);
+
+/// A running service.
+#[derive(Debug)]
+pub struct Service {
+    /// The port on the loopback address.
+    pub port: u16,
+    /// Where the service writes the trace headers that it received, a request a line.
+    pub seen: PathBuf,
+    process: Process,
+}
+
+impl Service {
+    /// The path and the number of `traceparent` headers of each request that the service received.
+    ///
+    /// # Panics
+    ///
+    /// If the service has written nothing.
+    pub fn headers_seen(&self) -> Vec<(String, usize)> {
+        let text = std::fs::read_to_string(&self.seen)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.seen.display()));
+        let split = |line: &str| {
+            let (path, values) = line.split_once(' ').unwrap_or((line, ""));
+            let count = values
+                .split(',')
+                .filter(|value| !value.trim().is_empty())
+                .count();
+            (path.to_owned(), count)
+        };
+        text.lines().map(split).collect()
+    }
+
+    /// What the service has said so far.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+}
+
+/// A port of the loopback address that is free now.
+///
+/// # Panics
+///
+/// If there is none.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let address = listener.and_then(|listener| listener.local_addr());
+    address
+        .unwrap_or_else(|error| panic!("no free port: {error}"))
+        .port()
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("services")
+        .join(name)
+}
+
+/// Starts `program` in the world's cgroup and waits until it listens.
+fn start(world: &World, mut command: Command, port: u16, seen: PathBuf) -> Service {
+    command.env("SEEN", &seen).env("PORT", port.to_string());
+    let mut process = world.start(command);
+    let deadline = Instant::now() + LISTEN_LIMIT;
+    while !is_listening(port) {
+        let ended = process.wait_exit(Duration::ZERO);
+        assert!(
+            ended.is_none() && Instant::now() < deadline,
+            "the service on port {port} does not listen ({ended:?})\n{}",
+            process.output()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Service {
+        port,
+        seen,
+        process,
+    }
+}
+
+/// Whether something listens on an IPv4 port: asked of the kernel, not by connecting,
+/// since a connection would be traffic that the agent sees.
+fn is_listening(port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let suffix = format!(":{port:04X}");
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        matches!(fields.as_slice(), [_, local, _, state, ..]
+            if local.ends_with(&suffix) && *state == LISTEN)
+    })
+}
+
+/// nginx with one worker. `server` is what stands in its `server` block;
+/// `@upstream@` there is a kept-alive upstream at `upstream`.
+///
+/// # Panics
+///
+/// If nginx is missing (Debian: nginx-light) or does not start.
+pub fn nginx(world: &World, upstream: Option<u16>, server: &str) -> Service {
+    let directory = world.scratch();
+    let at = directory.display();
+    let port = free_port();
+    let upstream = upstream.map_or_else(String::new, |port| {
+        format!(
+            "upstream next {{ server 127.0.0.1:{port}; keepalive 64; keepalive_requests 100000; }}"
+        )
+    });
+    let config = format!(
+        "daemon off;\nworker_processes 1;\nuser root;\npid {at}/pid;\nerror_log stderr warn;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{\n\
+         log_format seen '$request_uri $http_traceparent';\naccess_log {at}/seen seen;\n\
+         client_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\n\
+         fastcgi_temp_path {at}/fastcgi;\nuwsgi_temp_path {at}/uwsgi;\nscgi_temp_path {at}/scgi;\n\
+         sendfile on;\nkeepalive_requests 100000;\n{upstream}\n\
+         server {{ listen 127.0.0.1:{port};\n{server}\n}}\n}}\n"
+    );
+    let file = directory.join("nginx.conf");
+    std::fs::write(&file, config).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let mut command = Command::new("nginx");
+    command
+        .arg("-c")
+        .arg(&file)
+        .arg("-e")
+        .arg("stderr")
+        .arg("-p")
+        .arg(&directory);
+    start(world, command, port, directory.join("seen"))
+}
+
+/// The `server` block of a reverse proxy to the upstream, with kept-alive connections.
+pub const PROXY: &str = "location / { proxy_pass http://next; proxy_http_version 1.1; \
+                         proxy_set_header Connection \"\"; }";
+
+/// The Python service `middle.py`: asks the next service, one thread a connection.
+///
+/// # Panics
+///
+/// If Python is missing or does not start.
+pub fn python(world: &World, next: u16) -> Service {
+    // A version manager's shim would run a shell first; the system's own is plain.
+    let system = Path::new("/usr/bin/python3");
+    let mut command = Command::new(if system.exists() {
+        system
+    } else {
+        Path::new("python3")
+    });
+    command
+        .arg("-u")
+        .arg(source("middle.py"))
+        .env("NEXT", next.to_string());
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
+/// The Node service `leaf.js`: answers by itself.
+///
+/// # Panics
+///
+/// If Node is missing or does not start.
+pub fn node(world: &World) -> Service {
+    let mut command = Command::new("node");
+    command.arg(source("leaf.js"));
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
+/// Runs curl in the world's cgroup; gives its standard output.
+///
+/// # Panics
+///
+/// If curl is missing or fails.
+pub fn curl(world: &World, arguments: &[&str]) -> String {
+    let mut command = Command::new("curl");
+    command.args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--max-time",
+        "20",
+        "--noproxy",
+        "*",
+    ]);
+    command.args(arguments);
+    world.start(command).succeed()
+}

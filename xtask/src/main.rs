@@ -1,0 +1,82 @@
+//! What developers of Tracewire run: build, lint, test, demo, bench.
+//!
+//! Each command prepares what the machine lacks, says so, and does nothing twice.
+
+mod agent;
+mod bench;
+mod build_agent;
+mod cgroup;
+mod demo;
+mod lint;
+mod network;
+mod nginx;
+mod packages;
+mod process;
+mod progress;
+mod scratch;
+mod signals;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, checks, shows and measures Tracewire.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+    /// Where the compiler of the eBPF half comes from
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "TRACEWIRE_TOOLCHAIN"
+    )]
+    toolchain: toolchain::Source,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the agent, eBPF object inside: target/release/tracewire
+    Build,
+    /// Check formatting and lints of both halves
+    Lint,
+    /// Run every test: lints, unit tests, end to end
+    Test(test::Arguments),
+    /// Show the joined trace of three services that know nothing of tracing
+    Demo(demo::Arguments),
+    /// Measure what the agent costs
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    signals::install();
+    let result = run(arguments);
+    if let Err(error) = &result {
+        eprintln!("xtask: error: {error:#}");
+    }
+    match (signals::exit_code(), result) {
+        (Some(code), _) => ExitCode::from(code),
+        (None, Ok(())) => ExitCode::SUCCESS,
+        (None, Err(_)) => ExitCode::FAILURE,
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let source = arguments.toolchain;
+    match arguments.command {
+        Task::Build => build_agent::build(source).map(drop),
+        Task::Lint => lint::run(&build_agent::build(source)?),
+        Task::Test(arguments) => test::run(&arguments, source),
+        Task::Demo(arguments) => demo::run(&arguments, source),
+        Task::Bench(bench) => bench::run(&bench, source),
+    }
+}

@@ -1,0 +1,141 @@
+//! `cargo xtask test`: everything that has to hold, stage by stage.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::build_agent::{self, cargo};
+use crate::packages::{self, Need};
+use crate::process;
+use crate::progress::{duration, say};
+use crate::{lint, nginx, signals, toolchain, workspace};
+
+/// What `cargo xtask test` takes.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Run only this part (what it needs is built all the same)
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+}
+
+/// A part of the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Formatting and lints
+    Lint,
+    /// Unit and property tests
+    Unit,
+    /// End to end, as root, against real programs
+    E2e,
+}
+
+/// Runs the stages; all of them, also after one has failed.
+///
+/// # Errors
+///
+/// If a stage fails.
+pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()> {
+    let wanted = |part| arguments.only.is_none_or(|only| only == part);
+    let mut stages = Stages::default();
+    if wanted(Part::E2e) {
+        if !packages::is_root() {
+            bail!("the end-to-end tests load eBPF programs; run this as root, or with --only unit");
+        }
+        stages.required("packages", || {
+            packages::ensure(&end_to_end_needs(), "the end-to-end tests")
+        })?;
+    }
+    let mut built = None;
+    stages.required("build", || {
+        built = Some(build_agent::build(source)?);
+        Ok(())
+    })?;
+    if let (true, Some(toolchain)) = (wanted(Part::Lint), &built) {
+        stages.run("lint", || lint::run(toolchain))?;
+    }
+    if wanted(Part::Unit) {
+        stages.run("unit tests", || {
+            process::run(cargo("test").args(["--package", "tracewire-common"]).args([
+                "--package",
+                "tracewire",
+                "--package",
+                "xtask",
+                "--features",
+                "xtask/otlp-counter",
+            ]))
+        })?;
+    }
+    if wanted(Part::E2e) {
+        stages.run("end-to-end tests", || {
+            process::run(
+                cargo("test")
+                    .args(["--package", "tracewire-tests", "--", "--test-threads=1"])
+                    .env("TRACEWIRE_BIN", workspace::agent_binary()),
+            )
+        })?;
+    }
+    stages.conclude()
+}
+
+/// The real programs that the end-to-end tests talk through.
+fn end_to_end_needs() -> [Need; 7] {
+    [
+        nginx::need(),
+        Need::program("node", "nodejs"),
+        Need::program("python3", "python3"),
+        Need::program("curl", "curl"),
+        Need::program("wrk", "wrk"),
+        Need::program("h2load", "nghttp2-client"),
+        Need::program("ip", "iproute2"),
+    ]
+}
+
+/// What ran, how long, and how it went.
+#[derive(Default)]
+struct Stages {
+    done: Vec<(&'static str, std::time::Duration, bool)>,
+}
+
+impl Stages {
+    /// Runs a stage and notes its failure; fails itself only if xtask is to end.
+    fn run(&mut self, name: &'static str, stage: impl FnOnce() -> Result<()>) -> Result<()> {
+        // A failure is said and noted; the other stages have their say too.
+        let _ = self.required(name, stage);
+        signals::check()
+    }
+
+    /// Runs a stage without which nothing else can run.
+    fn required(&mut self, name: &'static str, stage: impl FnOnce() -> Result<()>) -> Result<()> {
+        say(format!("== {name}"));
+        let start = Instant::now();
+        let result = stage();
+        let took = start.elapsed();
+        match &result {
+            Ok(()) => say(format!("== {name}: passed in {}", duration(took))),
+            Err(error) => say(format!(
+                "== {name}: FAILED after {}: {error:#}",
+                duration(took)
+            )),
+        }
+        self.done.push((name, took, result.is_ok()));
+        result
+    }
+
+    fn conclude(self) -> Result<()> {
+        say("== summary");
+        for (name, took, passed) in &self.done {
+            let verdict = if *passed { "passed" } else { "FAILED" };
+            say(format!("{name:<18} {verdict} {:>14}", duration(*took)));
+        }
+        let failed: Vec<&str> = self
+            .done
+            .iter()
+            .filter(|(_, _, passed)| !passed)
+            .map(|(name, ..)| *name)
+            .collect();
+        if !failed.is_empty() {
+            bail!("failed: {}", failed.join(", "));
+        }
+        Ok(())
+    }
+}
