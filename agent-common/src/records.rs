@@ -256,9 +256,7 @@ impl core::error::Error for DecodeError {}
 
 /// Reads a plain value off the front of `bytes`.
 fn take<T: Plain>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
-    let (front, rest) = bytes
-        .split_at_checked(size_of::<T>())
-        .ok_or(DecodeError::Truncated)?;
+    let (front, rest) = bytes.split_at_checked(size_of::<T>()).ok_or(DecodeError::Truncated)?;
     // SAFETY: `front` has exactly the size of `T`, the read is unaligned, and
     // `T: Plain` accepts every bit pattern.
     let value = unsafe { front.as_ptr().cast::<T>().read_unaligned() };
@@ -279,25 +277,18 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     match header.kind {
         KIND_HEAD_FRAGMENT => {
             let (record, rest) = take::<HeadFragment>(bytes)?;
-            Ok(Record::HeadFragment(
-                record,
-                rest.get(..data_len).ok_or(DecodeError::Length)?,
-            ))
+            Ok(Record::HeadFragment(record, rest.get(..data_len).ok_or(DecodeError::Length)?))
         }
         KIND_EXCHANGE_OPENED => {
             let (record, rest) = take::<ExchangeOpened>(bytes)?;
-            Ok(Record::ExchangeOpened(
-                record,
-                rest.get(..data_len).ok_or(DecodeError::Length)?,
-            ))
+            Ok(Record::ExchangeOpened(record, rest.get(..data_len).ok_or(DecodeError::Length)?))
         }
         KIND_EXCHANGE_CLOSED => Ok(Record::ExchangeClosed(take(bytes)?.0)),
         KIND_PROCESS_EXEC => {
             let (record, rest) = take::<ProcessExec>(bytes)?;
             let data = rest.get(..data_len).ok_or(DecodeError::Length)?;
-            let (args, env) = data
-                .split_at_checked(record.args_len as usize)
-                .ok_or(DecodeError::Length)?;
+            let (args, env) =
+                data.split_at_checked(record.args_len as usize).ok_or(DecodeError::Length)?;
             Ok(Record::ProcessExec(record, args, env))
         }
         KIND_PROCESS_FORK => Ok(Record::ProcessFork(take(bytes)?.0)),

@@ -55,23 +55,14 @@ const MAX_JUMP: u32 = 1 << 30;
 impl Stream {
     /// A stream whose first byte will have sequence number `next_seq`.
     pub fn at_start(kind: HeadKind, next_seq: u32) -> Self {
-        Self {
-            http1: Http1::new(kind),
-            next_seq,
-            flags: TRUSTED,
-            ..Self::default()
-        }
+        Self { http1: Http1::new(kind), next_seq, flags: TRUSTED, ..Self::default() }
     }
 
     /// A stream found in the middle.
     pub fn in_the_middle(kind: HeadKind) -> Self {
         let mut http1 = Http1::new(kind);
         http1.lose();
-        Self {
-            http1,
-            flags: UNANCHORED,
-            ..Self::default()
-        }
+        Self { http1, flags: UNANCHORED, ..Self::default() }
     }
 
     /// Whether requests of this stream may be given a header.
@@ -99,11 +90,7 @@ impl Stream {
         if behind >= MAX_JUMP {
             return Placement::Alien;
         }
-        if behind >= len {
-            Placement::Seen
-        } else {
-            Placement::New(behind)
-        }
+        if behind >= len { Placement::Seen } else { Placement::New(behind) }
     }
 }
 

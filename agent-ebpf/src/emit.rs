@@ -11,6 +11,7 @@ use tracewire_common::records::{
     ExchangeClosed, ExchangeOpened, HeadFragment, KIND_HEAD_FRAGMENT, RECORD_VERSION, RecordHeader,
 };
 
+use crate::bounds::bounded;
 use crate::scratch::Scratch;
 use crate::state::{config, count};
 
@@ -28,8 +29,9 @@ pub(crate) fn header(kind: u16, data_len: u32) -> RecordHeader {
 #[inline(always)]
 fn wakeup_flags() -> u64 {
     // SAFETY: a query of the map, without side effects.
-    let waiting =
-        unsafe { bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), BPF_RB_AVAIL_DATA as u64) };
+    let waiting = unsafe {
+        bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), BPF_RB_AVAIL_DATA as u64)
+    };
     let limit = match config() {
         Some(config) => config.wakeup_bytes as u64,
         None => 0,
@@ -57,9 +59,10 @@ pub(crate) unsafe fn output(from: *const c_void, len: u64) {
 /// Writes the record in `scratch` with the first `data_len` bytes of its window.
 #[inline(always)]
 pub(crate) fn exchange_opened(scratch: *mut Scratch, data_len: u32) {
-    let data_len = if data_len > WINDOW as u32 { WINDOW as u32 } else { data_len };
+    const FIXED: u32 = size_of::<ExchangeOpened>() as u32;
+    let Some(len) = bounded(FIXED + data_len, FIXED + WINDOW as u32) else { return };
     // SAFETY: the record and the window lie behind one another in `Scratch`.
-    unsafe { output(scratch.cast(), (size_of::<ExchangeOpened>() as u32 + data_len) as u64) };
+    unsafe { output(scratch.cast(), len as u64) };
 }
 
 /// Writes a finished exchange.
@@ -79,7 +82,8 @@ pub(crate) fn head_fragment(
     len: u32,
 ) {
     const AT: usize = size_of::<ExchangeOpened>() - size_of::<HeadFragment>();
-    let len = if len > WINDOW as u32 { WINDOW as u32 } else { len };
+    const FIXED: u32 = size_of::<HeadFragment>() as u32;
+    let Some(whole) = bounded(FIXED + len, FIXED + WINDOW as u32) else { return };
     let record =
         HeadFragment { header: header(KIND_HEAD_FRAGMENT, len), connection, sequence, offset };
     // SAFETY: the last bytes of the record's room, right before the window, are large
@@ -87,6 +91,6 @@ pub(crate) fn head_fragment(
     unsafe {
         let place = scratch.cast::<u8>().add(AT);
         place.cast::<HeadFragment>().write(record);
-        output(place.cast(), (size_of::<HeadFragment>() as u32 + len) as u64);
+        output(place.cast(), whole as u64);
     }
 }

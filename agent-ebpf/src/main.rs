@@ -4,7 +4,8 @@
 //! | --- | --- | --- |
 //! | `track_connection` | `sock_ops` | gives a connection its role, enrols client sockets |
 //! | `note_opener4`, `note_opener6` | `cgroup/connect4`, `connect6` | remembers which activity opens a connection |
-//! | `rewrite_request` | `sk_msg` | reads what a client sends and writes the context into it |
+//! | `rewrite_request` | `sk_msg` | stays with a socket for its life; calls the next while an agent lives |
+//! | `rewrite_stage` | tail call | reads what a client sends and writes the context into it |
 //! | `keep_readable` | `sk_skb` stream verdict | restores `FIONREAD` on kernels where the socket map breaks it |
 //! | `read_egress`, `read_ingress` | `cgroup_skb` | reads messages off the packets and times them |
 //! | `associate_receiver` | tracepoint `sock_recv_length` or `tcp_rcv_space_adjust` | learns which task works on which exchange |
@@ -14,6 +15,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod bounds;
 mod emit;
 mod scratch;
 mod socket;
@@ -55,6 +57,12 @@ fn note_opener6(ctx: SockAddrContext) -> i32 {
 
 #[sk_msg]
 fn rewrite_request(ctx: SkMsgContext) -> u32 {
+    socket::rewrite::enter(&ctx);
+    SK_PASS
+}
+
+#[sk_msg]
+fn rewrite_stage(ctx: SkMsgContext) -> u32 {
     socket::rewrite::on_send(&ctx)
 }
 

@@ -1,10 +1,13 @@
 //! The maps, each behind functions that keep its invariant.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage, SockHash};
-use aya_ebpf::cty::c_void;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, SkStorage, SockHash,
+};
+use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_sock_hash_update};
 use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::SkMsgContext;
 use tracewire_common::config::{
     KernelConfig, PORT_EXCLUDED, PORT_INCLUDED, PROCESS_ALLOWED, PROCESS_EXCLUDED, WINDOW,
 };
@@ -23,6 +26,11 @@ static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
 /// Client sockets whose sends pass `rewrite_request`, by cookie.
 #[btf_map]
 static ENROLLED: SockHash<u64, 65536> = SockHash::new();
+
+/// The program that does the rewriting, at 0. The kernel empties a program array when
+/// the last descriptor of it is closed, that is when the agent is gone.
+#[btf_map]
+static STAGES: ProgramArray<1> = ProgramArray::new();
 
 /// Requests that processes are working on, by the id of the server span.
 #[btf_map]
@@ -129,6 +137,22 @@ pub(crate) unsafe fn connection_or_new(sk: *mut c_void) -> *mut Connection {
 #[inline(always)]
 fn map_of<T>(map: *const T) -> *mut c_void {
     map.cast_mut().cast()
+}
+
+/// Goes on with the rewriting program, if an agent lives; comes back if none does.
+///
+/// The program that calls this is kept by every enrolled socket, and keeps the socket
+/// map by naming it. So the map outlives an agent that was killed, as long as its
+/// sockets do. Without that the kernel would take the sockets out of the map at once,
+/// and with them throw away received bytes that wait behind a verdict program
+/// (`sk_psock_destroy`, net/core/skmsg.c): a stalled connection.
+#[inline(always)]
+pub(crate) fn call_rewriting_stage(ctx: &SkMsgContext) {
+    // SAFETY: no instruction at all; the program only has to name the map.
+    unsafe {
+        core::arch::asm!("/* {0} */", in(reg) &raw const ENROLLED, options(nostack, preserves_flags));
+        STAGES.tail_call(ctx, 0);
+    }
 }
 
 /// Puts the client socket of a `sock_ops` event in the socket map.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assemble::{Assembler, OpenLimits};
+use crate::cli::LogFormat;
 use crate::config::{Output, RunConfig};
 use crate::export::{Console, ConsoleConfig, OtlpExporter, SpanSource, queue};
 use crate::kernel::{Kernel, Scope};
@@ -49,7 +50,7 @@ impl Exporting {
 /// # Errors
 ///
 /// If it cannot start; nothing stays attached then.
-pub(crate) fn run(config: RunConfig) -> Result<()> {
+pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
     let metrics = Arc::new(Metrics::default());
     stand_back(config.nice);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -94,8 +95,10 @@ pub(crate) fn run(config: RunConfig) -> Result<()> {
         "ready"
     );
 
-    let requests = Arc::new(Requests { stop: AtomicBool::new(false), report: AtomicBool::new(false) });
-    let reader = Reader::new(kernel, records, assembler, executables, Arc::clone(&metrics));
+    let requests =
+        Arc::new(Requests { stop: AtomicBool::new(false), report: AtomicBool::new(false) });
+    let reader =
+        Reader::new(kernel, records, assembler, executables, log_format, Arc::clone(&metrics));
     let reading = {
         let requests = Arc::clone(&requests);
         std::thread::Builder::new()
@@ -119,10 +122,9 @@ pub(crate) fn run(config: RunConfig) -> Result<()> {
             }
         }
     });
-    let counters = reading
-        .join()
-        .map_err(|_| anyhow::anyhow!("the thread that reads records panicked"))?;
-    crate::reading::report("stopped", &counters, &metrics);
+    let counters =
+        reading.join().map_err(|_| anyhow::anyhow!("the thread that reads records panicked"))?;
+    crate::reading::report("stopped", log_format, &counters, &metrics);
     Ok(())
 }
 

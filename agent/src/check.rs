@@ -53,7 +53,11 @@ pub(crate) fn check(cgroup: Option<&Path>) -> bool {
         }
     }
     if !receives {
-        say(false, "receive association", "neither tracepoint can be used, so no request can be given a parent");
+        say(
+            false,
+            "receive association",
+            "neither tracepoint can be used, so no request can be given a parent",
+        );
     }
     let propagates =
         trial.programs.iter().all(|p| p.name != "rewrite_request" || p.error.is_none());

@@ -20,10 +20,7 @@ pub(crate) struct Clock {
 impl Clock {
     /// A clock with a fresh offset.
     pub(crate) fn new() -> Self {
-        let mut clock = Self {
-            offset_ns: 0,
-            measured_ns: 0,
-        };
+        let mut clock = Self { offset_ns: 0, measured_ns: 0 };
         clock.measure();
         clock
     }
@@ -31,10 +28,7 @@ impl Clock {
     /// A clock with a given offset that is never measured, for tests.
     #[cfg(test)]
     pub(crate) fn with_offset(offset_ns: i64) -> Self {
-        Self {
-            offset_ns,
-            measured_ns: u64::MAX - REMEASURE_NS,
-        }
+        Self { offset_ns, measured_ns: u64::MAX - REMEASURE_NS }
     }
 
     /// Measures the offset again if it is older than a second.
@@ -74,16 +68,11 @@ pub(crate) fn monotonic_ns() -> u64 {
 }
 
 fn read_clock(id: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the call to fill in. The call cannot
     // fail for these two clocks; if it did, `time` would stay zero.
     unsafe { libc::clock_gettime(id, &mut time) };
-    (time.tv_sec as u64)
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(time.tv_nsec as u64)
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
 }
 
 #[cfg(test)]
@@ -94,9 +83,7 @@ mod tests {
     #[test]
     fn monotonic_time_becomes_wall_time() {
         let clock = Clock::new();
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_nanos() as u64);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
         let (start, _) = clock.interval(monotonic_ns(), 0);
         assert!(start.abs_diff(wall) < 50_000_000, "{start} against {wall}");
     }

@@ -78,7 +78,10 @@ impl RunConfig {
     pub(crate) fn new(args: &RunArgs) -> Result<Self, ConfigError> {
         let error = |text: String| Err(ConfigError(text));
         if !(0.0..=1.0).contains(&args.sample_ratio) {
-            return error(format!("--sample-ratio is {}, it must be from 0 to 1", args.sample_ratio));
+            return error(format!(
+                "--sample-ratio is {}, it must be from 0 to 1",
+                args.sample_ratio
+            ));
         }
         if !args.ring_bytes.is_power_of_two() || !(MIN_RING..=MAX_RING).contains(&args.ring_bytes) {
             return error(format!(
@@ -101,8 +104,9 @@ impl RunConfig {
             return error(format!("--nice is {}, it must be from -20 to 19", args.nice));
         }
         let executables =
-            Executables::new(&present(&args.include_exe), &present(&args.exclude_exe))
-                .map_err(|e| ConfigError(format!("--include-exe or --exclude-exe is no glob: {e}")))?;
+            Executables::new(&present(&args.include_exe), &present(&args.exclude_exe)).map_err(
+                |e| ConfigError(format!("--include-exe or --exclude-exe is no glob: {e}")),
+            )?;
         Ok(Self {
             cgroup: args.cgroup.clone(),
             kernel: KernelSettings {
@@ -143,9 +147,23 @@ fn output(args: &RunArgs) -> Result<Output, ConfigError> {
         .clone()
         .filter(|e| !e.is_empty())
         .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
-    let exporter = args
-        .exporter
-        .unwrap_or(if endpoint.is_some() { Exporter::Otlp } else { Exporter::Console });
+    let headers = args
+        .otlp_headers
+        .clone()
+        .filter(|h| !h.is_empty())
+        .or_else(|| variable("OTEL_EXPORTER_OTLP_HEADERS"))
+        .map(|text| parse_headers(&text).map_err(|e| ConfigError(format!("--otlp-headers: {e}"))))
+        .transpose()?;
+    if args.otlp_timeout == 0 {
+        return Err(ConfigError(
+            "--otlp-timeout is 0, it must be at least 1 (milliseconds)".to_owned(),
+        ));
+    }
+    let exporter = args.exporter.unwrap_or(if endpoint.is_some() {
+        Exporter::Otlp
+    } else {
+        Exporter::Console
+    });
     if exporter == Exporter::Console {
         return Ok(Output::Console { colour: wants_colour(args.color) });
     }
@@ -158,18 +176,7 @@ fn output(args: &RunArgs) -> Result<Output, ConfigError> {
     }
     let mut config =
         OtlpConfig::new(endpoint.unwrap_or_else(|| "http://localhost:4317".to_owned()));
-    let headers = args
-        .otlp_headers
-        .clone()
-        .filter(|h| !h.is_empty())
-        .or_else(|| variable("OTEL_EXPORTER_OTLP_HEADERS"));
-    if let Some(text) = headers {
-        config.headers =
-            parse_headers(&text).map_err(|e| ConfigError(format!("--otlp-headers: {e}")))?;
-    }
-    if args.otlp_timeout == 0 {
-        return Err(ConfigError("--otlp-timeout is 0, it must be at least 1 (milliseconds)".to_owned()));
-    }
+    config.headers = headers.unwrap_or_default();
     config.timeout = Duration::from_millis(args.otlp_timeout);
     Ok(Output::Otlp(config))
 }
@@ -225,7 +232,8 @@ mod tests {
 
     #[test]
     fn lists_may_be_given_with_commas() {
-        let config = config(&["--exclude-port", "22,5432", "--exclude-port", "6379"]).expect("valid");
+        let config =
+            config(&["--exclude-port", "22,5432", "--exclude-port", "6379"]).expect("valid");
         assert_eq!(config.kernel.exclude_ports, [22, 5432, 6379]);
     }
 }

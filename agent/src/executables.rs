@@ -1,6 +1,6 @@
 //! Which processes are looked at, by the path of their executable.
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobSet, GlobSetBuilder};
 
 /// Include and exclude patterns.
 #[derive(Clone, Debug)]
@@ -10,6 +10,7 @@ pub(crate) struct Executables {
 }
 
 /// Patterns with a slash are matched against the whole path, others against the name.
+/// A star matches slashes too, as in `find -path`.
 #[derive(Clone, Debug)]
 struct Patterns {
     paths: GlobSet,
@@ -21,8 +22,12 @@ impl Patterns {
         let mut paths = GlobSetBuilder::new();
         let mut names = GlobSetBuilder::new();
         for pattern in patterns {
-            let glob = GlobBuilder::new(pattern).literal_separator(true).build()?;
-            if pattern.contains('/') { paths.add(glob) } else { names.add(glob) };
+            let glob = Glob::new(pattern)?;
+            if pattern.contains('/') {
+                paths.add(glob)
+            } else {
+                names.add(glob)
+            };
         }
         Ok(Self { paths: paths.build()?, names: names.build()? })
     }
@@ -57,7 +62,8 @@ impl Executables {
     pub(crate) fn include(&self, path: Option<&str>) -> bool {
         match path {
             Some(path) => {
-                !self.exclude.matches(path) && (self.include.is_empty() || self.include.matches(path))
+                !self.exclude.matches(path)
+                    && (self.include.is_empty() || self.include.matches(path))
             }
             None => self.include.is_empty(),
         }

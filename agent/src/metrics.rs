@@ -87,9 +87,7 @@ pub(crate) struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self {
-            counts: [const { AtomicU64::new(0) }; Metric::ALL.len()],
-        }
+        Self { counts: [const { AtomicU64::new(0) }; Metric::ALL.len()] }
     }
 }
 
@@ -131,10 +129,7 @@ mod tests {
         metrics.add(Metric::SpansExported, 3);
         metrics.increment(Metric::DropQueueFull);
         metrics.increment(Metric::DropQueueFull);
-        assert_eq!(
-            metrics.snapshot(),
-            [("spans_exported", 3), ("drop_queue_full", 2)]
-        );
+        assert_eq!(metrics.snapshot(), [("spans_exported", 3), ("drop_queue_full", 2)]);
     }
 
     #[test]

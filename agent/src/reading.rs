@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracewire_common::records::{Record, decode};
 
 use crate::assemble::Assembler;
+use crate::cli::LogFormat;
 use crate::executables::Executables;
 use crate::kernel::{Kernel, Records};
 use crate::metrics::{Metric, Metrics};
@@ -37,6 +38,7 @@ pub(crate) struct Reader {
     records: Records,
     assembler: Assembler,
     executables: Executables,
+    log_format: LogFormat,
     metrics: Arc<Metrics>,
     reported: HashMap<&'static str, u64>,
 }
@@ -48,9 +50,18 @@ impl Reader {
         records: Records,
         assembler: Assembler,
         executables: Executables,
+        log_format: LogFormat,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { kernel, records, assembler, executables, metrics, reported: HashMap::new() }
+        Self {
+            kernel,
+            records,
+            assembler,
+            executables,
+            log_format,
+            metrics,
+            reported: HashMap::new(),
+        }
     }
 
     /// Reads until it is told to stop, then detaches and reads what is left. Answers the
@@ -62,7 +73,7 @@ impl Reader {
             self.read();
             self.assembler.tick();
             if requests.report.swap(false, Ordering::Relaxed) {
-                report("counters", &self.kernel.counters(), &self.metrics);
+                report("counters", self.log_format, &self.kernel.counters(), &self.metrics);
             }
             if Instant::now() >= next_report {
                 next_report += REPORT;
@@ -110,7 +121,12 @@ impl Reader {
         for (name, &value) in &now {
             let before = self.reported.get(name).copied().unwrap_or(0);
             if value > before {
-                tracing::warn!(reason = name, lost = value - before, total = value, "spans were lost");
+                tracing::warn!(
+                    reason = name,
+                    lost = value - before,
+                    total = value,
+                    "spans were lost"
+                );
             }
         }
         self.reported = now;
@@ -148,10 +164,23 @@ pub(crate) fn executable_of(pid: u32) -> Option<String> {
     Some(path.to_string_lossy().trim_end_matches(" (deleted)").to_owned())
 }
 
-/// Logs every counter that is not zero.
-pub(crate) fn report(what: &str, kernel: &HashMap<&'static str, u64>, metrics: &Metrics) {
+/// Logs every counter that is not zero: as text, or as an object in a line of JSON,
+/// which the logging library cannot make of names that are not known beforehand.
+pub(crate) fn report(
+    what: &str,
+    format: LogFormat,
+    kernel: &HashMap<&'static str, u64>,
+    metrics: &Metrics,
+) {
     let all: BTreeMap<_, _> =
         kernel.iter().map(|(&name, &value)| (name, value)).chain(metrics.snapshot()).collect();
-    let text: Vec<_> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    tracing::info!(counters = text.join(" "), "{what}");
+    match format {
+        LogFormat::Json => {
+            eprintln!("{}", serde_json::json!({"level": "INFO", "message": what, "counters": all}));
+        }
+        LogFormat::Text => {
+            let text: Vec<_> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            tracing::info!(counters = text.join(" "), "{what}");
+        }
+    }
 }

@@ -120,9 +120,7 @@ pub(crate) struct RequestHead {
 impl RequestHead {
     /// The text of a range.
     pub(crate) fn get(&self, range: TextRange) -> &str {
-        self.text
-            .get(range.start as usize..range.end as usize)
-            .unwrap_or_default()
+        self.text.get(range.start as usize..range.end as usize).unwrap_or_default()
     }
 
     /// The text of a range, if there is one.
@@ -219,10 +217,15 @@ impl Span {
     }
 
     /// The value of `server.port`: the port that the request named, the scheme's
-    /// default if it named only a host, else the port of the server's end.
+    /// default if it named only a host, else the port of the server's end. A client's
+    /// `Host` without a port may be any name (nginx sends that of an upstream group), so
+    /// there the port that it is connected to is the truth, unless it asks a proxy.
     pub(crate) fn server_port(&self) -> u16 {
         match (self.request.port, self.request.host) {
             (Some(port), _) => port,
+            (None, Some(_)) if self.kind == SpanKind::Client && self.request.scheme.is_none() => {
+                self.peer.port()
+            }
             (None, Some(_)) if self.request.scheme() == "https" => 443,
             (None, Some(_)) => 80,
             (None, None) => self.server_end().port(),
@@ -269,20 +272,12 @@ pub(crate) mod tests {
     }
 
     fn span(kind: SpanKind, status: u16, end: EndReason) -> Span {
-        Span {
-            kind,
-            status,
-            end,
-            ..example(Arc::new(Resource::unknown()))
-        }
+        Span { kind, status, end, ..example(Arc::new(Resource::unknown())) }
     }
 
     #[test]
     fn client_errors_are_errors_of_the_client_alone() {
-        assert_eq!(
-            span(SpanKind::Server, 404, EndReason::Complete).error(),
-            None
-        );
+        assert_eq!(span(SpanKind::Server, 404, EndReason::Complete).error(), None);
         assert_eq!(
             span(SpanKind::Client, 404, EndReason::Complete).error(),
             Some(SpanError::Status(404))
@@ -292,35 +287,24 @@ pub(crate) mod tests {
     #[test]
     fn server_errors_are_errors_of_both() {
         for kind in [SpanKind::Server, SpanKind::Client] {
-            assert_eq!(
-                span(kind, 503, EndReason::Complete).error(),
-                Some(SpanError::Status(503))
-            );
+            assert_eq!(span(kind, 503, EndReason::Complete).error(), Some(SpanError::Status(503)));
             assert_eq!(span(kind, 302, EndReason::Complete).error(), None);
         }
     }
 
     #[test]
     fn a_cut_off_exchange_is_an_error_with_and_without_a_status() {
-        for (status, end) in [
-            (0, EndReason::Reset),
-            (0, EndReason::Closed),
-            (200, EndReason::Aborted),
-        ] {
-            assert_eq!(
-                span(SpanKind::Server, status, end).error(),
-                Some(SpanError::Broken(end))
-            );
+        for (status, end) in
+            [(0, EndReason::Reset), (0, EndReason::Closed), (200, EndReason::Aborted)]
+        {
+            assert_eq!(span(SpanKind::Server, status, end).error(), Some(SpanError::Broken(end)));
         }
     }
 
     #[test]
     fn lost_and_switched_are_no_errors() {
         assert_eq!(span(SpanKind::Client, 200, EndReason::Lost).error(), None);
-        assert_eq!(
-            span(SpanKind::Client, 101, EndReason::Switched).error(),
-            None
-        );
+        assert_eq!(span(SpanKind::Client, 101, EndReason::Switched).error(), None);
     }
 
     #[test]
@@ -341,5 +325,17 @@ pub(crate) mod tests {
         assert_eq!(span.server_port(), 80);
         span.request = crate::assemble::parse_head(b"GET / HTTP/1.0\r\n\r\n", false);
         assert_eq!(span.server_port(), 8080);
+    }
+
+    #[test]
+    fn a_clients_host_without_port_means_the_port_that_it_is_connected_to() {
+        let mut span = span(SpanKind::Client, 200, EndReason::Complete);
+        span.request = crate::assemble::parse_head(b"GET / HTTP/1.1\r\nHost: pool\r\n\r\n", false);
+        assert_eq!(span.server_port(), span.peer.port());
+        span.request = crate::assemble::parse_head(
+            b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n",
+            false,
+        );
+        assert_eq!(span.server_port(), 80);
     }
 }

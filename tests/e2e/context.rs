@@ -26,11 +26,7 @@ impl Hop {
         let next = leaf.address();
         let middle = world.peer(|directory| chain(directory, Some(next), headers));
         let address = middle.address();
-        Self {
-            middle,
-            leaf,
-            address,
-        }
+        Self { middle, leaf, address }
     }
 
     /// Sends one request for each piece of head, each on a connection of its own.
@@ -40,33 +36,23 @@ impl Hop {
             [
                 Step::Connect(self.address),
                 Step::send(request),
-                Step::Until {
-                    pattern: format!("/{number}\n").as_str().into(),
-                    times: 2,
-                },
+                Step::Until { pattern: format!("/{number}\n").as_str().into(), times: 2 },
                 Step::Close,
             ]
             .map(|step| (number, step))
         });
         let steps = requests.collect();
-        world
-            .stranger(|directory| send(directory, steps))
-            .finish(headers.len());
+        world.stranger(|directory| send(directory, steps)).finish(headers.len());
     }
 
     /// What the leaf received, by the number of the request.
     fn head(&self, number: usize) -> Vec<u8> {
         let start = format!("GET /{number} HTTP/1.1\r\n");
         let heads = self.leaf.heads();
-        let mut mine = heads
-            .iter()
-            .filter(|head| head.starts_with(start.as_bytes()));
+        let mut mine = heads.iter().filter(|head| head.starts_with(start.as_bytes()));
         match (mine.next(), mine.next()) {
             (Some(head), None) => head.clone(),
-            _ => panic!(
-                "the leaf received {} requests, not one of {start:?}",
-                heads.len()
-            ),
+            _ => panic!("the leaf received {} requests, not one of {start:?}", heads.len()),
         }
     }
 }
@@ -93,12 +79,7 @@ fn asked(headers: &[String], forward: ChainHeaders, flags: &[&str]) -> Option<Ve
     let hop = Hop::start(&world, forward);
     hop.ask(&world, headers);
     let outcome = world.stop_agent()?;
-    assert_eq!(
-        outcome.spans.len(),
-        2 * headers.len(),
-        "{}",
-        describe(&outcome.spans)
-    );
+    assert_eq!(outcome.spans.len(), 2 * headers.len(), "{}", describe(&outcome.spans));
     let servers = headers.iter().enumerate().map(|(number, header)| {
         let (server, client) = spans_of(&outcome.spans, number);
         let sent = only_header(header, &hop.head(number));
@@ -113,30 +94,14 @@ fn asked(headers: &[String], forward: ChainHeaders, flags: &[&str]) -> Option<Ve
 }
 
 fn is_continued(headers: &[String]) {
-    for (server, header) in asked(headers, ChainHeaders::None, &[])
-        .iter()
-        .flatten()
-        .zip(headers)
-    {
-        assert_eq!(
-            (server.trace_id.as_str(), server.parent.as_str()),
-            (TRACE, SPAN),
-            "{header:?}"
-        );
-        assert_eq!(
-            server.attribute("tracewire.correlation"),
-            "wire",
-            "{header:?}"
-        );
+    for (server, header) in asked(headers, ChainHeaders::None, &[]).iter().flatten().zip(headers) {
+        assert_eq!((server.trace_id.as_str(), server.parent.as_str()), (TRACE, SPAN), "{header:?}");
+        assert_eq!(server.attribute("tracewire.correlation"), "wire", "{header:?}");
     }
 }
 
 fn is_refused(headers: &[String]) {
-    for (server, header) in asked(headers, ChainHeaders::None, &[])
-        .iter()
-        .flatten()
-        .zip(headers)
-    {
+    for (server, header) in asked(headers, ChainHeaders::None, &[]).iter().flatten().zip(headers) {
         assert_ne!(server.trace_id, TRACE, "{header:?}");
         assert_eq!(server.parent, "", "{header:?}");
     }
@@ -195,10 +160,7 @@ fn an_invalid_header_starts_a_new_trace() {
 fn a_repeated_header_starts_a_new_trace() {
     let first = line(&format!("00-{TRACE}-{SPAN}-01"));
     let other = line(&format!("00-{}-{SPAN}-01", TRACE.replace('0', "1")));
-    is_refused(&[
-        format!("{first}{first}"),
-        format!("{first}X-A: b\r\n{other}"),
-    ]);
+    is_refused(&[format!("{first}{first}"), format!("{first}X-A: b\r\n{other}")]);
 }
 
 #[test]
@@ -207,10 +169,7 @@ fn an_unsampled_parent_is_respected() {
     let hop = Hop::start(&world, ChainHeaders::None);
     hop.ask(
         &world,
-        &[
-            line(&format!("00-{TRACE}-{SPAN}-00")),
-            line(&format!("00-{TRACE}-{SPAN}-02")),
-        ],
+        &[line(&format!("00-{TRACE}-{SPAN}-00")), line(&format!("00-{TRACE}-{SPAN}-02"))],
     );
     let Some(outcome) = world.stop_agent() else {
         return;
@@ -219,10 +178,7 @@ fn an_unsampled_parent_is_respected() {
     for number in 0..2 {
         let sent = only_header("unsampled", &hop.head(number));
         assert_eq!((sent.trace_id.as_str(), sent.sampled), (TRACE, false));
-        assert_ne!(
-            sent.span_id, SPAN,
-            "the parent is this service, not the one before it"
-        );
+        assert_ne!(sent.span_id, SPAN, "the parent is this service, not the one before it");
     }
 }
 
@@ -230,10 +186,7 @@ fn an_unsampled_parent_is_respected() {
 fn a_ratio_of_zero_starts_unsampled_traces_and_respects_sampled_ones() {
     let mut world = World::traced_with(&["--sample-ratio", "0"]);
     let hop = Hop::start(&world, ChainHeaders::None);
-    hop.ask(
-        &world,
-        &[String::new(), line(&format!("00-{TRACE}-{SPAN}-01"))],
-    );
+    hop.ask(&world, &[String::new(), line(&format!("00-{TRACE}-{SPAN}-01"))]);
     let Some(outcome) = world.stop_agent() else {
         return;
     };
@@ -241,10 +194,7 @@ fn a_ratio_of_zero_starts_unsampled_traces_and_respects_sampled_ones() {
     assert!(only_header("sampled parent", &hop.head(1)).sampled);
     assert_eq!(outcome.spans.len(), 2, "{}", describe(&outcome.spans));
     let (server, client) = spans_of(&outcome.spans, 1);
-    assert_eq!(
-        (server.parent.as_str(), client.parent.as_str()),
-        (SPAN, server.span_id.as_str())
-    );
+    assert_eq!((server.parent.as_str(), client.parent.as_str()), (SPAN, server.span_id.as_str()));
 }
 
 #[test]
@@ -253,10 +203,7 @@ fn a_header_passed_through_is_rewritten_in_place() {
     let headers = [line(&format!("00-{TRACE}-{SPAN}-01")), String::new()];
     let servers = asked(&headers, ChainHeaders::Forward, &[]);
     for server in servers.iter().flatten().take(1) {
-        assert_eq!(
-            (server.trace_id.as_str(), server.parent.as_str()),
-            (TRACE, SPAN)
-        );
+        assert_eq!((server.trace_id.as_str(), server.parent.as_str()), (TRACE, SPAN));
     }
 }
 
@@ -283,27 +230,15 @@ fn an_applications_own_header_is_left_alone() {
         };
         let mut world = World::traced();
         let hop = Hop::start(&world, ChainHeaders::Own(own.value()));
-        hop.ask(
-            &world,
-            &[line(&format!("00-{TRACE}-{SPAN}-01")), String::new()],
-        );
+        hop.ask(&world, &[line(&format!("00-{TRACE}-{SPAN}-01")), String::new()]);
         for number in 0..2 {
             let values = in_head(&hop.head(number));
-            assert_eq!(
-                values,
-                [own.value().into_bytes()],
-                "{}",
-                show(&hop.head(number))
-            );
+            assert_eq!(values, [own.value().into_bytes()], "{}", show(&hop.head(number)));
         }
         let Some(outcome) = world.stop_agent() else {
             return;
         };
-        let clients = outcome
-            .spans
-            .iter()
-            .filter(|span| span.kind == Kind::Client)
-            .count();
+        let clients = outcome.spans.iter().filter(|span| span.kind == Kind::Client).count();
         assert_eq!(clients, 0, "{}", describe(&outcome.spans));
     }
 }
@@ -331,10 +266,7 @@ fn requests_of_one_connection_keep_their_own_parents() {
             "GET /{number} HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{TRACE}-{:016x}-01\r\n\r\n",
             number + 1
         );
-        let answer = Step::Until {
-            pattern: format!("/{number}\n").as_str().into(),
-            times: 2,
-        };
+        let answer = Step::Until { pattern: format!("/{number}\n").as_str().into(), times: 2 };
         steps.extend([(0, Step::send(request)), (0, answer)]);
     }
     world.stranger(|directory| send(directory, steps)).finish(1);
@@ -346,10 +278,7 @@ fn requests_of_one_connection_keep_their_own_parents() {
         let (server, client) = spans_of(&outcome.spans, number);
         assert_eq!(server.parent, format!("{:016x}", number + 1));
         assert_eq!(client.parent, server.span_id);
-        assert_eq!(
-            only_header("kept alive", &hop.head(number)).span_id,
-            client.span_id
-        );
+        assert_eq!(only_header("kept alive", &hop.head(number)).span_id, client.span_id);
     }
 }
 

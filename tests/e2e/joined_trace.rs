@@ -21,11 +21,7 @@ impl Stack {
         let leaf = node(world);
         let middle = python(world, leaf.port);
         let front = nginx(world, Some(middle.port), PROXY);
-        Self {
-            front,
-            middle,
-            leaf,
-        }
+        Self { front, middle, leaf }
     }
 
     fn load(&self, world: &World, requests: usize) -> LoadReport {
@@ -36,20 +32,13 @@ impl Stack {
             requests,
             limit_ms: 120_000,
         });
-        assert_eq!(
-            report.failures,
-            Vec::<String>::new(),
-            "{report:?}\n{}",
-            self.output()
-        );
+        assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", self.output());
         assert_eq!(report.requests, requests);
         report
     }
 
     fn output(&self) -> String {
-        [&self.front, &self.middle, &self.leaf]
-            .map(Service::output)
-            .concat()
+        [&self.front, &self.middle, &self.leaf].map(Service::output).concat()
     }
 }
 
@@ -68,35 +57,24 @@ fn chain<'a>(spans: &[&'a Span], client: &str) -> Result<Vec<&'a Span>, String> 
     let mut found: Vec<&Span> = Vec::new();
     for (service, kind) in HOPS {
         let service = if service == "client" { client } else { service };
-        let mut matching = spans
-            .iter()
-            .filter(|span| span.kind == kind && is_service(span.service(), service));
+        let mut matching =
+            spans.iter().filter(|span| span.kind == kind && is_service(span.service(), service));
         let (Some(span), None) = (matching.next(), matching.next()) else {
             return Err(format!("not one {kind:?} span of {service}"));
         };
-        let (trace, parent) = found.last().map_or((&span.trace_id, ""), |before| {
-            (&before.trace_id, before.span_id.as_str())
-        });
+        let (trace, parent) = found
+            .last()
+            .map_or((&span.trace_id, ""), |before| (&before.trace_id, before.span_id.as_str()));
         if span.parent != parent {
             let name = &span.service();
-            return Err(format!(
-                "{kind:?} span of {name} has the parent {:?}",
-                span.parent
-            ));
+            return Err(format!("{kind:?} span of {name} has the parent {:?}", span.parent));
         }
         if span.trace_id != *trace {
-            return Err(format!(
-                "{kind:?} span of {} is of another trace",
-                span.service()
-            ));
+            return Err(format!("{kind:?} span of {} is of another trace", span.service()));
         }
         found.push(span);
     }
-    if spans.len() == HOPS.len() {
-        Ok(found)
-    } else {
-        Err(format!("{} spans", spans.len()))
-    }
+    if spans.len() == HOPS.len() { Ok(found) } else { Err(format!("{} spans", spans.len())) }
 }
 
 /// A script's service may be named with or without its extension.
@@ -114,11 +92,9 @@ fn one_request_through_three_services_is_one_trace() {
         return;
     }
     // While the agent is running: spans do not wait for its end.
-    world
-        .sink
-        .wait_for("six spans", Duration::from_secs(15), |spans| {
-            (spans.len() >= HOPS.len()).then_some(())
-        });
+    world.sink.wait_for("six spans", Duration::from_secs(15), |spans| {
+        (spans.len() >= HOPS.len()).then_some(())
+    });
     let Some(outcome) = world.stop_agent() else {
         return;
     };
@@ -131,45 +107,20 @@ fn one_request_through_three_services_is_one_trace() {
         assert_eq!(span.attribute("http.request.method"), "GET", "{span:?}");
         assert_eq!(span.status(), "200", "{span:?}");
         assert_eq!(span.path(), "/one", "{span:?}");
-        assert_eq!(
-            span.attribute("network.protocol.version"),
-            "1.1",
-            "{span:?}"
-        );
+        assert_eq!(span.attribute("network.protocol.version"), "1.1", "{span:?}");
         assert!(!span.is_error && span.start < span.end, "{span:?}");
-        assert!(
-            !span.attribute("tracewire.correlation").is_empty(),
-            "{span:?}"
-        );
+        assert!(!span.attribute("tracewire.correlation").is_empty(), "{span:?}");
         if span.kind == Kind::Client {
             assert_eq!(span.attribute("server.port"), ports[number / 2], "{span:?}");
         } else {
             assert_eq!(span.attribute("url.scheme"), "http", "{span:?}");
             assert_eq!(span.attribute("client.address"), "127.0.0.1", "{span:?}");
         }
-        assert!(
-            span.resource.contains_key("service.instance.id"),
-            "{:?}",
-            span.resource
-        );
-        assert!(
-            span.resource.contains_key("process.pid"),
-            "{:?}",
-            span.resource
-        );
-        assert!(
-            span.resource.contains_key("host.name"),
-            "{:?}",
-            span.resource
-        );
+        assert!(span.resource.contains_key("service.instance.id"), "{:?}", span.resource);
+        assert!(span.resource.contains_key("process.pid"), "{:?}", span.resource);
+        assert!(span.resource.contains_key("host.name"), "{:?}", span.resource);
     }
-    assert!(
-        chain[0]
-            .attribute("user_agent.original")
-            .starts_with("curl/"),
-        "{:?}",
-        chain[0]
-    );
+    assert!(chain[0].attribute("user_agent.original").starts_with("curl/"), "{:?}", chain[0]);
     for window in chain.windows(2) {
         // Each span lies within its parent: a millisecond for two views of one packet.
         let slack = 1_000_000;
@@ -191,19 +142,12 @@ fn five_thousand_requests_of_sixteen_clients_are_five_thousand_traces() {
     }
     let stack = Stack::start(&world);
     let with = stack.load(&world, REQUESTS);
-    assert_eq!(
-        with.digest, without.digest,
-        "answers with the agent differ from those without"
-    );
+    assert_eq!(with.digest, without.digest, "answers with the agent differ from those without");
     for (name, service) in [("middle", &stack.middle), ("leaf", &stack.leaf)] {
         let seen = service.headers_seen();
         assert_eq!(seen.len(), REQUESTS, "requests seen by {name}");
         let wanted = usize::from(!is_control());
-        let wrong: Vec<_> = seen
-            .iter()
-            .filter(|(_, count)| *count != wanted)
-            .take(10)
-            .collect();
+        let wrong: Vec<_> = seen.iter().filter(|(_, count)| *count != wanted).take(10).collect();
         assert!(wrong.is_empty(), "{name}: not one traceparent: {wrong:?}");
     }
     let Some(outcome) = world.stop_agent() else {
@@ -231,11 +175,7 @@ fn five_thousand_requests_of_sixteen_clients_are_five_thousand_traces() {
         outcome.counters
     );
     assert_eq!(traces.len(), REQUESTS, "traces");
-    assert!(
-        by_path.is_empty(),
-        "spans of no request: {:?}",
-        by_path.keys()
-    );
+    assert!(by_path.is_empty(), "spans of no request: {:?}", by_path.keys());
 }
 
 #[test]
@@ -248,10 +188,7 @@ fn wrk_on_nginx_sees_no_error_and_no_span_is_lost_unsaid() {
         .args(["-c", "16", "-t", "2", "-d", "3s"])
         .arg(format!("http://127.0.0.1:{}/", web.port));
     let told = world.start(command).succeed();
-    assert!(
-        !told.contains("Socket errors") && !told.contains("Non-2xx"),
-        "{told}"
-    );
+    assert!(!told.contains("Socket errors") && !told.contains("Non-2xx"), "{told}");
     let requests: usize = told
         .lines()
         .find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok())
@@ -261,11 +198,8 @@ fn wrk_on_nginx_sees_no_error_and_no_span_is_lost_unsaid() {
     };
     let counters = agent.stop();
     let spans = world.sink.spans().len();
-    let dropped: u64 = counters
-        .iter()
-        .filter(|(name, _)| name.contains("drop"))
-        .map(|(_, count)| count)
-        .sum();
+    let dropped: u64 =
+        counters.iter().filter(|(name, _)| name.contains("drop")).map(|(_, count)| count).sum();
     // Each request has two spans here; wrk cuts off up to one a connection at its end.
     let accounted = spans as u64 + 2 * dropped;
     assert!(

@@ -40,10 +40,7 @@ fn check(world: &mut World, what: &str, request: &[u8], without: usize, with: us
     let sent = vec![Part::head(HEAD); without + with];
     let mut found = compare(what, &sent, request);
     let later = found.split_off(without);
-    assert!(
-        found.iter().all(Option::is_none),
-        "{what}: a header without an agent"
-    );
+    assert!(found.iter().all(Option::is_none), "{what}: a header without an agent");
     let headers = expect::all_injected(what, later);
     let Some(outcome) = world.stop_agent() else {
         return;
@@ -57,12 +54,7 @@ fn connections_older_than_the_agent_are_read_and_given_headers() {
         let what = format!("{before} requests before the agent");
         let mut world = World::new();
         let server = world.server(answer(before + 3));
-        let steps = [
-            vec![Step::Connect(server.address())],
-            ask(before),
-            vec![Step::Gate],
-            ask(3),
-        ];
+        let steps = [vec![Step::Connect(server.address())], ask(before), vec![Step::Gate], ask(3)];
         let mut client = world.peer(|directory| send(directory, on_first(steps.concat())));
         client.wait_gate(0);
         world.start_agent(&[]);
@@ -76,11 +68,7 @@ fn connections_older_than_the_agent_are_read_and_given_headers() {
 fn an_agent_that_starts_inside_a_head_leaves_it_whole() {
     let mut world = World::new();
     let server = world.server(answer(2));
-    let mut steps = vec![
-        Step::Connect(server.address()),
-        Step::send(&HEAD[..20]),
-        Step::Gate,
-    ];
+    let mut steps = vec![Step::Connect(server.address()), Step::send(&HEAD[..20]), Step::Gate];
     steps.extend([Step::send(&HEAD[20..]), Step::until("\r\n\r\nok")]);
     steps.extend(ask(1));
     let mut client = world.peer(|directory| send(directory, on_first(steps)));
@@ -88,11 +76,7 @@ fn an_agent_that_starts_inside_a_head_leaves_it_whole() {
     world.start_agent(&[]);
     client.open_gate();
     client.finish(1);
-    compare(
-        "start inside a head",
-        &[Part::head(HEAD), Part::head(HEAD)],
-        &server.received(0),
-    );
+    compare("start inside a head", &[Part::head(HEAD), Part::head(HEAD)], &server.received(0));
     world.stop_agent();
 }
 
@@ -100,10 +84,7 @@ fn an_agent_that_starts_inside_a_head_leaves_it_whole() {
 fn an_agent_that_starts_inside_a_body_puts_nothing_in_it() {
     let mut world = World::new();
     let body = fill(20_000);
-    let head = format!(
-        "PUT /body HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
+    let head = format!("PUT /body HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
     let sent = [Part::head(&head), Part::exact(&body), Part::head(HEAD)];
     let end = "GET /request";
     let server = world.server(vec![
@@ -116,11 +97,7 @@ fn an_agent_that_starts_inside_a_body_puts_nothing_in_it() {
     ]);
     // The part that is sent under the agent starts exactly as a request does.
     let request = b"GET /";
-    let at = 10_000
-        + body[10_000..]
-            .windows(5)
-            .position(|w| w == request)
-            .unwrap_or(0);
+    let at = 10_000 + body[10_000..].windows(5).position(|w| w == request).unwrap_or(0);
     let mut steps = vec![Step::Connect(server.address()), Step::send(&head)];
     steps.extend([Step::send(&body[..at]), Step::Gate]);
     steps.extend(body[at..].chunks(1000).map(Step::send));
@@ -139,13 +116,8 @@ fn an_agent_that_starts_inside_a_body_puts_nothing_in_it() {
 fn a_listener_that_waits_for_data_is_read_from_the_first_byte() {
     let mut world = World::traced();
     let server = world.peer(|directory| {
-        let Script::Serve(serve) = serve(directory, vec![answer(2)]) else {
-            unreachable!()
-        };
-        Script::Serve(Serve {
-            defer_accept: true,
-            ..serve
-        })
+        let Script::Serve(serve) = serve(directory, vec![answer(2)]) else { unreachable!() };
+        Script::Serve(Serve { defer_accept: true, ..serve })
     });
     let steps = [vec![Step::Connect(server.address())], ask(2)].concat();
     world.client(1, on_first(steps));
@@ -160,10 +132,7 @@ fn ipv6_is_the_same() {
     world.client(1, on_first(steps));
     let request = server.received(0);
     let sink = check_address(&mut world, "IPv6", &request);
-    assert!(
-        sink.is_none_or(|address| address == "::1"),
-        "client.address"
-    );
+    assert!(sink.is_none_or(|address| address == "::1"), "client.address");
 }
 
 #[test]
@@ -175,17 +144,12 @@ fn an_ipv4_client_of_an_ipv6_listener_is_the_same() {
     world.client(1, on_first(steps));
     let request = server.received(0);
     let address = check_address(&mut world, "IPv4 in IPv6", &request);
-    assert!(
-        address.is_none_or(|address| address == "127.0.0.1"),
-        "client.address"
-    );
+    assert!(address.is_none_or(|address| address == "127.0.0.1"), "client.address");
 }
 
 fn server_at(world: &World, listen: SocketAddr) -> Peer {
     world.peer(|directory| {
-        let Script::Serve(serve) = serve(directory, vec![answer(2)]) else {
-            unreachable!()
-        };
+        let Script::Serve(serve) = serve(directory, vec![answer(2)]) else { unreachable!() };
         Script::Serve(Serve { listen, ..serve })
     })
 }
@@ -196,9 +160,7 @@ fn check_address(world: &mut World, what: &str, request: &[u8]) -> Option<String
     let headers = expect::all_injected(what, found);
     let outcome = world.stop_agent()?;
     let pairs = expect::exactly_pairs(what, &outcome.spans, &headers);
-    pairs
-        .first()
-        .map(|(_, server)| server.attribute("client.address").to_owned())
+    pairs.first().map(|(_, server)| server.attribute("client.address").to_owned())
 }
 
 #[test]
@@ -209,9 +171,7 @@ fn two_network_namespaces_are_joined() {
     let server = world.peer_by(
         &program(),
         |directory| {
-            let Script::Serve(serve) = serve(directory, vec![answer(2)]) else {
-                unreachable!()
-            };
+            let Script::Serve(serve) = serve(directory, vec![answer(2)]) else { unreachable!() };
             Script::Serve(Serve { listen, ..serve })
         },
         |command| right.place(command),
@@ -226,10 +186,7 @@ fn two_network_namespaces_are_joined() {
     client.finish(1);
     let request = server.received(0);
     let address = check_address(&mut world, "two namespaces", &request);
-    assert!(
-        address.is_none_or(|address| address == left.address().to_string()),
-        "client.address"
-    );
+    assert!(address.is_none_or(|address| address == left.address().to_string()), "client.address");
 }
 
 #[test]
@@ -247,10 +204,7 @@ fn a_program_that_sizes_its_reads_by_fionread_gets_everything() {
     );
     let steps = [
         vec![Step::Connect(server.address())],
-        repeat(
-            3,
-            &[Step::send(HEAD), Step::UntilMoreByFionread(response.len())],
-        ),
+        repeat(3, &[Step::send(HEAD), Step::UntilMoreByFionread(response.len())]),
     ];
     let got = world.client(1, on_first(steps.concat()));
     assert!(got[0] == response.repeat(3), "responses differ");
@@ -272,12 +226,7 @@ fn under_load(world: &mut World, seconds: u64, meanwhile: impl FnOnce(&mut World
     std::thread::sleep(Duration::from_secs(1));
     meanwhile(world);
     let report = client.report();
-    assert_eq!(
-        report.failures,
-        Vec::<String>::new(),
-        "{report:?}\n{}",
-        front.output()
-    );
+    assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", front.output());
     assert!(report.longest_ms < 1000, "a request stalled: {report:?}");
     assert!(report.requests > 100, "{report:?}");
     report
@@ -309,11 +258,7 @@ fn a_killed_agent_harms_no_request_and_the_next_one_carries_on() {
         return;
     }
     let had: Vec<bool> = found.iter().map(Option::is_some).collect();
-    assert_eq!(
-        had,
-        [true, false, true],
-        "requests with a header: before, without, after"
-    );
+    assert_eq!(had, [true, false, true], "requests with a header: before, without, after");
     let last: Vec<_> = found.into_iter().skip(2).flatten().collect();
     let Some(agent) = world.take_agent() else {
         return;
@@ -341,9 +286,7 @@ fn starting_and_stopping_agents_harms_no_request() {
 fn without_collector(endpoint: &str) {
     let mut world = World::alone();
     let command = (!is_control()).then(|| world.agent_command_to(endpoint, &[]));
-    command
-        .into_iter()
-        .for_each(|command| world.start_agent_by(command));
+    command.into_iter().for_each(|command| world.start_agent_by(command));
     under_load(&mut world, 4, |world| {
         if let Some(agent) = world.agent() {
             assert!(agent.is_running(), "{}", agent.log());
@@ -357,11 +300,7 @@ fn without_collector(endpoint: &str) {
     assert!(resident < 64 * 1024, "the agent holds {resident} KiB");
     let started = Instant::now();
     let counters = agent.stop();
-    assert!(
-        started.elapsed() < Duration::from_secs(7),
-        "stopping took {:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(7), "stopping took {:?}", started.elapsed());
     let said = counters
         .iter()
         .any(|(name, count)| *count > 0 && (name.contains("drop") || name.contains("fail")));
@@ -376,9 +315,7 @@ fn an_unreachable_collector_stops_nothing() {
 #[test]
 fn a_silent_collector_stops_nothing() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap_or_else(|e| panic!("listen: {e}"));
-    let address = listener
-        .local_addr()
-        .unwrap_or_else(|e| panic!("listen: {e}"));
+    let address = listener.local_addr().unwrap_or_else(|e| panic!("listen: {e}"));
     without_collector(&format!("http://{address}"));
 }
 
@@ -386,8 +323,7 @@ fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"));
     let status = status.unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .unwrap_or(u64::MAX)
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(u64::MAX)
 }
 
 #[test]

@@ -21,13 +21,8 @@ fn answers() -> Vec<Step> {
 /// One request to each server, on a connection of its own.
 fn asks(servers: &[&Peer]) -> Vec<(usize, Step)> {
     let steps = servers.iter().enumerate().flat_map(|(number, server)| {
-        [
-            Step::Connect(server.address()),
-            Step::send(HEAD),
-            Step::until("\r\n\r\nok"),
-            Step::Close,
-        ]
-        .map(|step| (number, step))
+        [Step::Connect(server.address()), Step::send(HEAD), Step::until("\r\n\r\nok"), Step::Close]
+            .map(|step| (number, step))
     });
     steps.collect()
 }
@@ -51,16 +46,8 @@ fn ports(flag: &str, first_in_scope: bool) {
     let port = first.address().port().to_string();
     world.start_agent(&[flag, &port]);
     world.client(2, asks(&[&first, &second]));
-    let (inside, outside) = if first_in_scope {
-        (&first, &second)
-    } else {
-        (&second, &first)
-    };
-    assert_eq!(
-        header("out of scope", outside),
-        None,
-        "{flag}: a header out of scope"
-    );
+    let (inside, outside) = if first_in_scope { (&first, &second) } else { (&second, &first) };
+    assert_eq!(header("out of scope", outside), None, "{flag}: a header out of scope");
     let headers = expect::all_injected(flag, vec![header("in scope", inside)]);
     let Some(outcome) = world.stop_agent() else {
         return;
@@ -90,9 +77,7 @@ fn executables(flag: &str, inside: &str, outside: &str) {
         // A program's verdict takes the agent a moment; until then nothing of it is touched.
         let mut steps = vec![(0, Step::Pause(300))];
         steps.extend(asks(&[&server]));
-        world
-            .peer_by(&program, |directory| send(directory, steps), |_| {})
-            .finish(1);
+        world.peer_by(&program, |directory| send(directory, steps), |_| {}).finish(1);
         seen.push(header(name, &server));
     }
     assert_eq!(seen[1], None, "{flag}: {outside} was given a header");
@@ -102,12 +87,7 @@ fn executables(flag: &str, inside: &str, outside: &str) {
         return;
     };
     for span in &outcome.spans {
-        assert_eq!(
-            span.service(),
-            inside,
-            "{flag}: {}",
-            describe(&outcome.spans)
-        );
+        assert_eq!(span.service(), inside, "{flag}: {}", describe(&outcome.spans));
     }
     expect::exactly_pairs(flag, &outcome.spans, &headers);
 }
@@ -129,21 +109,13 @@ fn an_excluded_service_between_others_breaks_the_trace_but_nothing_else() {
     let first = named(&world, "first");
     let server = world.server(answers());
     let steps = asks(&[&server]);
-    world
-        .peer_by(&first, |directory| send(directory, steps), |_| {})
-        .finish(1);
-    assert_eq!(
-        header("excluded client", &server),
-        None,
-        "an excluded program got a header"
-    );
+    world.peer_by(&first, |directory| send(directory, steps), |_| {}).finish(1);
+    assert_eq!(header("excluded client", &server), None, "an excluded program got a header");
     let Some(outcome) = world.stop_agent() else {
         return;
     };
     // The server is in scope: it starts a trace of its own.
-    let [span] = outcome.spans.as_slice() else {
-        panic!("{}", describe(&outcome.spans))
-    };
+    let [span] = outcome.spans.as_slice() else { panic!("{}", describe(&outcome.spans)) };
     assert_eq!((span.kind, span.parent.as_str()), (Kind::Server, ""));
 }
 
@@ -153,11 +125,7 @@ fn traffic_outside_the_cgroup_is_left_alone() {
     let server = world.stranger(|directory| serve(directory, vec![answers()]));
     let steps = asks(&[&server]);
     world.stranger(|directory| send(directory, steps)).finish(1);
-    assert_eq!(
-        header("outside", &server),
-        None,
-        "a header outside the cgroup"
-    );
+    assert_eq!(header("outside", &server), None, "a header outside the cgroup");
     let Some(outcome) = world.stop_agent() else {
         return;
     };
@@ -181,17 +149,10 @@ fn an_agent_inside_its_own_scope_does_not_trace_itself() {
     expect::exactly_pairs("agent inside", &outcome.spans, &headers);
     let port = world.sink.port().to_string();
     for span in &outcome.spans {
-        assert_ne!(
-            span.attribute("server.port"),
-            port,
-            "the agent's own export: {span:?}"
-        );
+        assert_ne!(span.attribute("server.port"), port, "the agent's own export: {span:?}");
     }
     let opaque = outcome.counters.get("connections_opaque");
-    assert!(
-        opaque.is_none_or(|count| *count == 0),
-        "the export was looked at: {opaque:?}"
-    );
+    assert!(opaque.is_none_or(|count| *count == 0), "the export was looked at: {opaque:?}");
 }
 
 #[test]
@@ -200,10 +161,7 @@ fn services_are_named_as_their_environment_says() {
     let serves = |directory: &Path| serve(directory, vec![answers()]);
     let server = world.peer_by(&program(), serves, |command| {
         command.env("OTEL_SERVICE_NAME", "shop");
-        command.env(
-            "OTEL_RESOURCE_ATTRIBUTES",
-            "deployment.environment.name=test,service.name=no",
-        );
+        command.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.name=no");
     });
     let steps = asks(&[&server]);
     let client: Peer = world.peer(|directory| send(directory, steps));
@@ -231,27 +189,15 @@ fn the_console_shows_traces_without_a_collector() {
     let mut agent = Process::start(command);
     let limit = std::time::Duration::from_secs(20);
     assert!(
-        agent
-            .wait_stderr(limit, |line| line.contains("ready"))
-            .is_some(),
+        agent.wait_stderr(limit, |line| line.contains("ready")).is_some(),
         "{}",
         agent.output()
     );
     let server = world.server(answers());
     world.client(1, asks(&[&server]));
     agent.signal(libc::SIGTERM);
-    assert!(
-        agent
-            .wait_exit(limit)
-            .is_some_and(|status| status.success()),
-        "{}",
-        agent.output()
-    );
+    assert!(agent.wait_exit(limit).is_some_and(|status| status.success()), "{}", agent.output());
     let shown = agent.stdout();
-    assert!(
-        shown.contains("GET") && shown.contains("peer"),
-        "{}",
-        agent.output()
-    );
+    assert!(shown.contains("GET") && shown.contains("peer"), "{}", agent.output());
     assert!(!shown.contains('\u{1b}'), "colours in a pipe: {shown:?}");
 }

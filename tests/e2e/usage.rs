@@ -39,21 +39,12 @@ fn fails(command: Command, codes: &[i32], words: &[&str]) -> String {
         "{what}: {status}, not one of {codes:?}\n{stderr}"
     );
     let lower = stderr.to_lowercase();
-    assert!(
-        !lower.contains("panicked") && !lower.contains("backtrace"),
-        "{what}: {stderr}"
-    );
+    assert!(!lower.contains("panicked") && !lower.contains("backtrace"), "{what}: {stderr}");
     for word in words {
-        assert!(
-            lower.contains(&word.to_lowercase()),
-            "{what}: says nothing of {word:?}: {stderr}"
-        );
+        assert!(lower.contains(&word.to_lowercase()), "{what}: says nothing of {word:?}: {stderr}");
     }
     if status.code() == Some(1) {
-        let lines = stderr
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .count();
+        let lines = stderr.lines().filter(|line| !line.trim().is_empty()).count();
         assert_eq!(lines, 1, "{what}: not one sentence: {stderr}");
     }
     stderr
@@ -74,11 +65,7 @@ fn leaving_nothing(test: impl FnOnce(&mut World)) {
     let mut world = World::alone();
     let before = loaded();
     test(&mut world);
-    assert_eq!(
-        attached(world.cgroup.path()),
-        0,
-        "programs attached to the cgroup"
-    );
+    assert_eq!(attached(world.cgroup.path()), 0, "programs attached to the cgroup");
     assert_none_left(&before);
 }
 
@@ -93,11 +80,7 @@ fn a_new_cgroup_has_nothing_attached() {
 fn an_unknown_flag_is_refused() {
     leaving_nothing(|world| {
         fails(run(world, &["--no-such-flag"]), USAGE, &["--no-such-flag"]);
-        fails(
-            agent::command(&["no-such-command"]),
-            USAGE,
-            &["no-such-command"],
-        );
+        fails(agent::command(&["no-such-command"]), USAGE, &["no-such-command"]);
     });
 }
 
@@ -136,11 +119,7 @@ fn a_directory_that_is_no_cgroup_is_refused() {
     leaving_nothing(|world| {
         let directory = world.scratch().to_string_lossy().into_owned();
         for path in [directory.as_str(), "/no/such/directory", "/etc/passwd"] {
-            fails(
-                agent::command(&["run", "--cgroup", path]),
-                EITHER,
-                &["cgroup", path],
-            );
+            fails(agent::command(&["run", "--cgroup", path]), EITHER, &["cgroup", path]);
         }
     });
 }
@@ -159,11 +138,7 @@ fn public_copy(world: &World) -> PathBuf {
 
 fn as_nobody(world: &World, arguments: &[&str]) -> Command {
     let mut command = Command::new(public_copy(world));
-    command
-        .args(arguments)
-        .uid(NOBODY)
-        .gid(NOBODY)
-        .current_dir("/");
+    command.args(arguments).uid(NOBODY).gid(NOBODY).current_dir("/");
     command
 }
 
@@ -173,9 +148,7 @@ fn without_root_it_says_what_is_missing() {
         let cgroup = world.cgroup.path().to_string_lossy().into_owned();
         let stderr = fails(as_nobody(world, &["run", "--cgroup", &cgroup]), CANNOT, &[]);
         let lower = stderr.to_lowercase();
-        let told = ["root", "cap_bpf", "privilege", "capabilit"]
-            .iter()
-            .any(|w| lower.contains(w));
+        let told = ["root", "cap_bpf", "privilege", "capabilit"].iter().any(|w| lower.contains(w));
         assert!(told, "says nothing of what is missing: {stderr}");
     });
 }
@@ -185,10 +158,7 @@ fn a_second_agent_on_one_cgroup_is_refused_and_the_first_goes_on() {
     leaving_nothing(|world| {
         world.start_agent(&[]);
         fails(run(world, &[]), CANNOT, &["cgroup"]);
-        assert!(
-            attached(world.cgroup.path()) > 0,
-            "the first agent's programs are gone"
-        );
+        assert!(attached(world.cgroup.path()) > 0, "the first agent's programs are gone");
         let server = world.server(vec![Step::heads(1), Step::send("HTTP/1.1 204 X\r\n\r\n")]);
         let steps = [
             Step::Connect(server.address()),
@@ -210,15 +180,8 @@ fn a_second_agent_may_run_on_another_cgroup() {
         let path = other.path().to_string_lossy().into_owned();
         let command = agent::command(&["run", "--cgroup", &path, "--log-format", "json"]);
         agent::Agent::start(command).stop();
-        assert_eq!(
-            attached(other.path()),
-            0,
-            "programs attached to the other cgroup"
-        );
-        assert!(
-            attached(world.cgroup.path()) > 0,
-            "the first agent's programs are gone"
-        );
+        assert_eq!(attached(other.path()), 0, "programs attached to the other cgroup");
+        assert!(attached(world.cgroup.path()) > 0, "the first agent's programs are gone");
         world.stop_agent();
     });
 }
@@ -227,10 +190,7 @@ fn a_second_agent_may_run_on_another_cgroup() {
 fn a_stopped_agent_leaves_nothing() {
     leaving_nothing(|world| {
         world.start_agent(&[]);
-        assert!(
-            attached(world.cgroup.path()) > 0,
-            "nothing is attached to the cgroup"
-        );
+        assert!(attached(world.cgroup.path()) > 0, "nothing is attached to the cgroup");
         world.stop_agent();
     });
 }
@@ -253,11 +213,7 @@ fn an_interrupted_agent_leaves_nothing() {
         assert!(ready.is_some(), "{}", process.output());
         process.signal(libc::SIGINT);
         let status = process.wait_exit(LIMIT);
-        assert!(
-            status.is_some_and(|status| status.success()),
-            "{status:?} {}",
-            process.output()
-        );
+        assert!(status.is_some_and(|status| status.success()), "{status:?} {}", process.output());
     });
 }
 
@@ -268,11 +224,7 @@ fn a_signal_while_starting_leaves_nothing() {
             let mut process = Process::start(world.agent_command(&[]));
             std::thread::sleep(Duration::from_millis(milliseconds));
             process.signal(libc::SIGTERM);
-            assert!(
-                process.wait_exit(LIMIT).is_some(),
-                "still running: {}",
-                process.output()
-            );
+            assert!(process.wait_exit(LIMIT).is_some(), "still running: {}", process.output());
         }
     });
 }
@@ -285,12 +237,7 @@ fn check_says_whether_run_can_work() {
         assert!(told.lines().count() > 3, "says too little: {told}");
         let mut denied = Process::start(as_nobody(world, &["check", "--cgroup", &cgroup]));
         let status = denied.wait_exit(LIMIT);
-        assert_eq!(
-            status.and_then(|status| status.code()),
-            Some(1),
-            "{}",
-            denied.output()
-        );
+        assert_eq!(status.and_then(|status| status.code()), Some(1), "{}", denied.output());
         assert!(!denied.output().contains("panicked"), "{}", denied.output());
     });
 }
@@ -301,18 +248,8 @@ fn help_and_version_are_there() {
         return;
     }
     let help = Process::start(agent::command(&["run", "--help"])).succeed();
-    for flag in [
-        "--cgroup",
-        "--exclude-exe",
-        "--otlp-endpoint",
-        "--sample-ratio",
-        "--ring-bytes",
-    ] {
+    for flag in ["--cgroup", "--exclude-exe", "--otlp-endpoint", "--sample-ratio", "--ring-bytes"] {
         assert!(help.contains(flag), "no {flag} in {help}");
     }
-    assert!(
-        Process::start(agent::command(&["--version"]))
-            .succeed()
-            .starts_with("tracewire ")
-    );
+    assert!(Process::start(agent::command(&["--version"])).succeed().starts_with("tracewire "));
 }

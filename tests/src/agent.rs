@@ -62,15 +62,11 @@ impl Agent {
     pub fn start(command: Command) -> Self {
         let mut process = Process::start(command);
         let ready = process.wait_stderr(READY_LIMIT, |line| {
-            line.split(|c: char| !c.is_alphanumeric())
-                .any(|word| word == "ready")
+            line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "ready")
         });
         if ready.is_none() {
             let status = process.wait_exit(Duration::ZERO);
-            panic!(
-                "the agent did not become ready ({status:?})\n{}",
-                process.output()
-            );
+            panic!("the agent did not become ready ({status:?})\n{}", process.output());
         }
         Self { process }
     }

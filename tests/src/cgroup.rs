@@ -33,10 +33,7 @@ impl Cgroup {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = mount().join(format!("tracewire-test-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).unwrap_or_else(|error| {
-            panic!(
-                "cannot make the cgroup {}: {error}; run the tests as root",
-                path.display()
-            )
+            panic!("cannot make the cgroup {}: {error}; run the tests as root", path.display())
         });
         cleanup::list(Made::Cgroup(path.clone()));
         let members = path.join("cgroup.procs");
@@ -44,10 +41,7 @@ impl Cgroup {
             .write(true)
             .open(&members)
             .unwrap_or_else(|error| panic!("cannot open {}: {error}", members.display()));
-        Self {
-            path,
-            members: Arc::new(members),
-        }
+        Self { path, members: Arc::new(members) }
     }
 
     /// The cgroup's directory.

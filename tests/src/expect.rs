@@ -13,16 +13,9 @@ pub fn all_injected(what: &str, found: Vec<Option<TraceParent>>) -> Vec<TracePar
     let total = found.len();
     let headers: Vec<TraceParent> = found.into_iter().flatten().collect();
     if is_control() {
-        assert!(
-            headers.is_empty(),
-            "{what}: a header without an agent: {headers:?}"
-        );
+        assert!(headers.is_empty(), "{what}: a header without an agent: {headers:?}");
     } else {
-        assert_eq!(
-            headers.len(),
-            total,
-            "{what}: heads that were given a header, of all heads"
-        );
+        assert_eq!(headers.len(), total, "{what}: heads that were given a header, of all heads");
     }
     headers
 }
@@ -38,11 +31,7 @@ pub fn only<'a>(what: &str, spans: &'a [Span], matches: impl Fn(&Span) -> bool) 
         (Some(span), None) => span,
         (first, _) => panic!(
             "{what}: {} such span; {}",
-            if first.is_none() {
-                "no"
-            } else {
-                "more than one"
-            },
+            if first.is_none() { "no" } else { "more than one" },
             describe(spans)
         ),
     }
@@ -60,24 +49,14 @@ pub fn pairs<'a>(
     headers: &[TraceParent],
 ) -> Vec<(&'a Span, &'a Span)> {
     let pair = |header: &TraceParent| {
-        let client = only(
-            &format!("{what}: client span of {header:?}"),
-            spans,
-            |span| span.kind == Kind::Client && span.span_id == header.span_id,
-        );
-        let server = only(
-            &format!("{what}: server span below {header:?}"),
-            spans,
-            |span| span.kind == Kind::Server && span.parent == header.span_id,
-        );
-        assert_eq!(
-            client.trace_id, header.trace_id,
-            "{what}: trace of the client span"
-        );
-        assert_eq!(
-            server.trace_id, header.trace_id,
-            "{what}: trace of the server span"
-        );
+        let client = only(&format!("{what}: client span of {header:?}"), spans, |span| {
+            span.kind == Kind::Client && span.span_id == header.span_id
+        });
+        let server = only(&format!("{what}: server span below {header:?}"), spans, |span| {
+            span.kind == Kind::Server && span.parent == header.span_id
+        });
+        assert_eq!(client.trace_id, header.trace_id, "{what}: trace of the client span");
+        assert_eq!(server.trace_id, header.trace_id, "{what}: trace of the server span");
         (client, server)
     };
     headers.iter().map(pair).collect()

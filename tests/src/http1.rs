@@ -17,9 +17,7 @@ pub struct Message {
 impl Message {
     /// The first value of a header, trimmed.
     pub fn header(&self, name: &str) -> Option<String> {
-        self.headers()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.headers().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// All headers in order.
@@ -35,11 +33,7 @@ impl Message {
     /// The `number`th word of the first line.
     pub fn start(&self, number: usize) -> String {
         let line = self.head.split(|b| *b == b'\r').next().unwrap_or_default();
-        String::from_utf8_lossy(line)
-            .split(' ')
-            .nth(number)
-            .unwrap_or_default()
-            .to_owned()
+        String::from_utf8_lossy(line).split(' ').nth(number).unwrap_or_default().to_owned()
     }
 }
 
@@ -53,10 +47,7 @@ pub struct Reader<R> {
 impl<R: Read> Reader<R> {
     /// A reader at the start of a message.
     pub fn new(source: R) -> Self {
-        Self {
-            source,
-            ahead: Vec::new(),
-        }
+        Self { source, ahead: Vec::new() }
     }
 
     fn more(&mut self) -> Result<bool> {
@@ -103,20 +94,13 @@ impl<R: Read> Reader<R> {
         let Some(head) = self.take_through(b"\r\n\r\n")? else {
             return Ok(None);
         };
-        let mut message = Message {
-            head,
-            body: Vec::new(),
-        };
+        let mut message = Message { head, body: Vec::new() };
         if let Some(length) = message.header("content-length") {
-            let length = length
-                .parse()
-                .map_err(|_| Error::from(ErrorKind::InvalidData))?;
+            let length = length.parse().map_err(|_| Error::from(ErrorKind::InvalidData))?;
             message.body = self.take(length)?;
         } else if message.header("transfer-encoding").is_some() {
             loop {
-                let line = self
-                    .take_through(b"\r\n")?
-                    .ok_or(ErrorKind::UnexpectedEof)?;
+                let line = self.take_through(b"\r\n")?.ok_or(ErrorKind::UnexpectedEof)?;
                 let size = String::from_utf8_lossy(&line);
                 let size = usize::from_str_radix(size.trim(), 16)
                     .map_err(|_| Error::from(ErrorKind::InvalidData))?;
@@ -136,7 +120,5 @@ impl<R: Read> Reader<R> {
 
 /// Where `pattern` starts in `bytes`.
 pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
-    bytes
-        .windows(pattern.len().max(1))
-        .position(|window| window == pattern)
+    bytes.windows(pattern.len().max(1)).position(|window| window == pattern)
 }

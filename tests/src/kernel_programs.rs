@@ -32,11 +32,7 @@ fn bpf(command: i32, attributes: &mut Attributes) -> Result<(), Error> {
             size_of::<Attributes>(),
         )
     };
-    if result < 0 {
-        Err(Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The ids of all programs that are loaded on this machine.
@@ -92,10 +88,7 @@ pub fn assert_none_left(before: &BTreeSet<u32>) {
         if left.is_empty() {
             return;
         }
-        assert!(
-            Instant::now() < deadline,
-            "programs were left in the kernel, ids {left:?}"
-        );
+        assert!(Instant::now() < deadline, "programs were left in the kernel, ids {left:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

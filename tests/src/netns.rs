@@ -33,17 +33,12 @@ impl Netns {
         let left = Self::make(left, Ipv4Addr::new(198, 18, 0, 1));
         let right = Self::make(right, Ipv4Addr::new(198, 18, 0, 2));
         ip(
-            &[
-                "link", "add", &left.name, "netns", &left.name, "type", "veth",
-            ],
+            &["link", "add", &left.name, "netns", &left.name, "type", "veth"],
             &["peer", "name", &right.name, "netns", &right.name],
         );
         for end in [&left, &right] {
             let address = format!("{}/30", end.address);
-            ip(
-                &["-n", &end.name, "addr", "add", &address, "dev", &end.name],
-                &[],
-            );
+            ip(&["-n", &end.name, "addr", "add", &address, "dev", &end.name], &[]);
             ip(&["-n", &end.name, "link", "set", &end.name, "up"], &[]);
             ip(&["-n", &end.name, "link", "set", "lo", "up"], &[]);
         }
@@ -56,11 +51,7 @@ impl Netns {
         let path = format!("/run/netns/{name}");
         let handle =
             File::open(&path).unwrap_or_else(|error| panic!("cannot open {path}: {error}"));
-        Self {
-            name,
-            handle: Arc::new(handle),
-            address: IpAddr::V4(address),
-        }
+        Self { name, handle: Arc::new(handle), address: IpAddr::V4(address) }
     }
 
     /// The address of this end of the pair.
@@ -112,10 +103,7 @@ fn ip(first: &[&str], more: &[&str]) {
 pub(crate) fn remove(name: &str) {
     match Command::new("ip").args(["netns", "del", name]).output() {
         Ok(output) if output.status.success() => {}
-        Ok(output) => eprint!(
-            "ip netns del {name}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ),
+        Ok(output) => eprint!("ip netns del {name}: {}", String::from_utf8_lossy(&output.stderr)),
         Err(error) => eprintln!("cannot run ip netns del {name}: {error}"),
     }
 }

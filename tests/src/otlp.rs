@@ -96,10 +96,7 @@ pub fn describe(spans: &[Span]) -> String {
             span.service(),
             span.name,
             span.path(),
-            span.attributes
-                .iter()
-                .map(|(k, v)| format!("{k}={v} "))
-                .collect::<String>(),
+            span.attributes.iter().map(|(k, v)| format!("{k}={v} ")).collect::<String>(),
         ));
     }
     text
@@ -127,9 +124,7 @@ impl Sink {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
             runtime.block_on(async {
                 let listener = tonic::transport::server::TcpIncoming::bind(SocketAddr::from((
@@ -148,11 +143,7 @@ impl Sink {
         let address = told.recv().map_err(|error| error.to_string());
         let address = address.and_then(|address| address.map_err(|error| error.to_string()));
         let address = address.unwrap_or_else(|error| panic!("no OTLP receiver: {error}"));
-        Self {
-            address,
-            received,
-            _stop: stop,
-        }
+        Self { address, received, _stop: stop }
     }
 
     /// The endpoint to give to an exporter.
@@ -167,10 +158,7 @@ impl Sink {
 
     /// All spans so far.
     pub fn spans(&self) -> Vec<Span> {
-        self.received
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until `found` gives something.
@@ -225,10 +213,8 @@ fn convert(span: wire::Span, resource: &Attributes) -> Span {
         SpanKind::Server => Kind::Server,
         _ => Kind::Other,
     };
-    let is_error = span
-        .status
-        .as_ref()
-        .is_some_and(|status| status.code() == wire::status::StatusCode::Error);
+    let is_error =
+        span.status.as_ref().is_some_and(|status| status.code() == wire::status::StatusCode::Error);
     Span {
         trace_id: hex(&span.trace_id),
         span_id: hex(&span.span_id),
@@ -248,10 +234,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn attributes(pairs: Vec<KeyValue>) -> Attributes {
-    pairs
-        .into_iter()
-        .map(|pair| (pair.key, pair.value.map(text).unwrap_or_default()))
-        .collect()
+    pairs.into_iter().map(|pair| (pair.key, pair.value.map(text).unwrap_or_default())).collect()
 }
 
 fn text(value: AnyValue) -> String {
@@ -260,12 +243,9 @@ fn text(value: AnyValue) -> String {
         Some(any_value::Value::IntValue(number)) => number.to_string(),
         Some(any_value::Value::BoolValue(truth)) => truth.to_string(),
         Some(any_value::Value::DoubleValue(number)) => number.to_string(),
-        Some(any_value::Value::ArrayValue(list)) => list
-            .values
-            .into_iter()
-            .map(text)
-            .collect::<Vec<_>>()
-            .join(","),
+        Some(any_value::Value::ArrayValue(list)) => {
+            list.values.into_iter().map(text).collect::<Vec<_>>().join(",")
+        }
         _ => String::new(),
     }
 }
@@ -302,37 +282,22 @@ mod tests {
         let name = pair("service.name", any_value::Value::StringValue("shop".into()));
         let request = ExportTraceServiceRequest {
             resource_spans: vec![wire::ResourceSpans {
-                resource: Some(Resource {
-                    attributes: vec![name],
-                    ..Resource::default()
-                }),
-                scope_spans: vec![wire::ScopeSpans {
-                    spans: vec![span],
-                    ..Default::default()
-                }],
+                resource: Some(Resource { attributes: vec![name], ..Resource::default() }),
+                scope_spans: vec![wire::ScopeSpans { spans: vec![span], ..Default::default() }],
                 ..Default::default()
             }],
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let sent = runtime
-            .expect("a runtime needs nothing but threads")
-            .block_on(async {
-                let mut client = TraceServiceClient::connect(sink.endpoint()).await.ok()?;
-                client.export(request).await.ok()
-            });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let sent = runtime.expect("a runtime needs nothing but threads").block_on(async {
+            let mut client = TraceServiceClient::connect(sink.endpoint()).await.ok()?;
+            client.export(request).await.ok()
+        });
         assert!(sent.is_some());
         let spans = sink.wait_for("one span", Duration::from_secs(1), |spans| {
             (!spans.is_empty()).then(|| spans.to_vec())
         });
-        let [span] = spans.as_slice() else {
-            panic!("{}", describe(&spans))
-        };
-        assert_eq!(
-            (span.service(), span.path(), span.status()),
-            ("shop", "/a", "200")
-        );
+        let [span] = spans.as_slice() else { panic!("{}", describe(&spans)) };
+        assert_eq!((span.service(), span.path(), span.status()), ("shop", "/a", "200"));
         assert_eq!((span.trace_id.len(), span.parent.as_str()), (32, ""));
         assert_eq!(span.kind, Kind::Server);
     }

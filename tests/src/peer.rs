@@ -21,16 +21,8 @@ pub struct Peer {
 /// If it was not built.
 pub fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
-    let path = test
-        .ancestors()
-        .nth(2)
-        .unwrap_or(Path::new(""))
-        .join("peer");
-    assert!(
-        path.exists(),
-        "{} is missing: cargo build -p tracewire-tests",
-        path.display()
-    );
+    let path = test.ancestors().nth(2).unwrap_or(Path::new("")).join("peer");
+    assert!(path.exists(), "{} is missing: cargo build -p tracewire-tests", path.display());
     path
 }
 
@@ -58,10 +50,7 @@ impl Peer {
         let mut command = Command::new(program);
         command.arg(&file);
         place(&mut command);
-        Self {
-            process: Process::start(command),
-            record,
-        }
+        Self { process: Process::start(command), record }
     }
 
     /// The process id.
@@ -76,8 +65,7 @@ impl Peer {
     /// If it does not say so in time.
     pub fn address(&self) -> SocketAddr {
         let line = self.process.wait_line("listening");
-        line.parse()
-            .unwrap_or_else(|error| panic!("peer listens on {line:?}: {error}"))
+        line.parse().unwrap_or_else(|error| panic!("peer listens on {line:?}: {error}"))
     }
 
     /// Waits until a sending peer is at its next gate.
@@ -105,10 +93,7 @@ impl Peer {
     /// If it is not done in time, or a step failed.
     pub fn received(&self, number: usize) -> Vec<u8> {
         let failure = self.process.wait_line(&format!("closed{number}"));
-        assert!(
-            failure.is_empty(),
-            "serving peer, connection {number}: {failure}"
-        );
+        assert!(failure.is_empty(), "serving peer, connection {number}: {failure}");
         self.recorded(number)
     }
 
@@ -120,9 +105,7 @@ impl Peer {
     pub fn finish(self, connections: usize) -> Vec<Vec<u8>> {
         let Self { process, record } = self;
         process.succeed();
-        (0..connections)
-            .map(|number| read(&record.join(number.to_string())))
-            .collect()
+        (0..connections).map(|number| read(&record.join(number.to_string()))).collect()
     }
 
     /// Waits for the report of a load peer.
@@ -168,19 +151,13 @@ impl Peer {
     /// If the peer ended with an error.
     pub fn assert_alive(&mut self) {
         if let Some(status) = self.process.wait_exit(std::time::Duration::ZERO) {
-            assert!(
-                status.success(),
-                "peer: {status}\n{}",
-                self.process.output()
-            );
+            assert!(status.success(), "peer: {status}\n{}", self.process.output());
         }
     }
 
     /// Waits for the peer to end, whatever the result.
     pub fn wait(&mut self) -> bool {
-        self.process
-            .wait_exit(PATIENCE)
-            .is_some_and(|status| status.success())
+        self.process.wait_exit(PATIENCE).is_some_and(|status| status.success())
     }
 }
 

@@ -81,22 +81,12 @@ impl Lines {
             if so_far.ended || left.is_zero() {
                 return None;
             }
-            so_far = self
-                .0
-                .1
-                .wait_timeout(so_far, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            so_far = self.0.1.wait_timeout(so_far, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     fn text(&self) -> String {
-        self.0
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .lines
-            .join("\n")
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).lines.join("\n")
     }
 
     fn wait_end(&self) {
@@ -139,13 +129,7 @@ impl Process {
         cleanup::list(Made::Process(child.id()));
         let stdout = child.stdout.take().map(Lines::collect).unwrap_or_default();
         let stderr = child.stderr.take().map(Lines::collect).unwrap_or_default();
-        Self {
-            name,
-            child,
-            stdout,
-            stderr,
-            status: None,
-        }
+        Self { name, child, stdout, stderr, status: None }
     }
 
     /// The process id.
@@ -159,9 +143,7 @@ impl Process {
     ///
     /// If no such line comes within [`PATIENCE`].
     pub fn wait_line(&self, word: &str) -> String {
-        let line = self
-            .stdout
-            .wait(PATIENCE, |line| line.split(' ').next() == Some(word));
+        let line = self.stdout.wait(PATIENCE, |line| line.split(' ').next() == Some(word));
         let line = line
             .unwrap_or_else(|| panic!("{} wrote no line {word:?}\n{}", self.name, self.output()));
         line[word.len()..].trim().to_owned()
@@ -181,12 +163,7 @@ impl Process {
         use std::io::Write;
         let stdin = self.child.stdin.as_mut();
         let told = stdin.map(|stdin| writeln!(stdin, "{line}").and_then(|()| stdin.flush()));
-        assert!(
-            matches!(told, Some(Ok(()))),
-            "{} does not listen\n{}",
-            self.name,
-            self.output()
-        );
+        assert!(matches!(told, Some(Ok(()))), "{} does not listen\n{}", self.name, self.output());
     }
 
     /// Sends a signal.
@@ -223,11 +200,7 @@ impl Process {
         match self.wait_exit(PATIENCE) {
             Some(status) if status.success() => self.stdout.text(),
             Some(status) => panic!("{}: {status}\n{}", self.name, self.output()),
-            None => panic!(
-                "{} did not end within {PATIENCE:?}\n{}",
-                self.name,
-                self.output()
-            ),
+            None => panic!("{} did not end within {PATIENCE:?}\n{}", self.name, self.output()),
         }
     }
 
@@ -243,11 +216,7 @@ impl Process {
 
     /// Both outputs so far, for messages.
     pub fn output(&self) -> String {
-        format!(
-            "--- stdout\n{}\n--- stderr\n{}",
-            self.stdout.text(),
-            self.stderr.text()
-        )
+        format!("--- stdout\n{}\n--- stderr\n{}", self.stdout.text(), self.stderr.text())
     }
 }
 

@@ -103,18 +103,12 @@ impl Step {
 
     /// Read until `pattern` has come once more.
     pub fn until(pattern: &str) -> Self {
-        Self::Until {
-            pattern: pattern.into(),
-            times: 1,
-        }
+        Self::Until { pattern: pattern.into(), times: 1 }
     }
 
     /// Read until so many more empty lines, the ends of heads, have come.
     pub fn heads(times: usize) -> Self {
-        Self::Until {
-            pattern: "\r\n\r\n".into(),
-            times,
-        }
+        Self::Until { pattern: "\r\n\r\n".into(), times }
     }
 }
 

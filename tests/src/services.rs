@@ -32,10 +32,7 @@ impl Service {
             .unwrap_or_else(|error| panic!("{}: {error}", self.seen.display()));
         let split = |line: &str| {
             let (path, values) = line.split_once(' ').unwrap_or((line, ""));
-            let count = values
-                .split(',')
-                .filter(|value| !value.trim().is_empty())
-                .count();
+            let count = values.split(',').filter(|value| !value.trim().is_empty()).count();
             (path.to_owned(), count)
         };
         text.lines().map(split).collect()
@@ -55,15 +52,11 @@ impl Service {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     let address = listener.and_then(|listener| listener.local_addr());
-    address
-        .unwrap_or_else(|error| panic!("no free port: {error}"))
-        .port()
+    address.unwrap_or_else(|error| panic!("no free port: {error}")).port()
 }
 
 fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("services")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("services").join(name)
 }
 
 /// Starts `program` in the world's cgroup and waits until it listens.
@@ -80,11 +73,7 @@ fn start(world: &World, mut command: Command, port: u16, seen: PathBuf) -> Servi
         );
         std::thread::sleep(Duration::from_millis(10));
     }
-    Service {
-        port,
-        seen,
-        process,
-    }
+    Service { port, seen, process }
 }
 
 /// Whether something listens on an IPv4 port: asked of the kernel, not by connecting,
@@ -128,13 +117,7 @@ pub fn nginx(world: &World, upstream: Option<u16>, server: &str) -> Service {
     let file = directory.join("nginx.conf");
     std::fs::write(&file, config).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let mut command = Command::new("nginx");
-    command
-        .arg("-c")
-        .arg(&file)
-        .arg("-e")
-        .arg("stderr")
-        .arg("-p")
-        .arg(&directory);
+    command.arg("-c").arg(&file).arg("-e").arg("stderr").arg("-p").arg(&directory);
     start(world, command, port, directory.join("seen"))
 }
 
@@ -150,15 +133,8 @@ pub const PROXY: &str = "location / { proxy_pass http://next; proxy_http_version
 pub fn python(world: &World, next: u16) -> Service {
     // A version manager's shim would run a shell first; the system's own is plain.
     let system = Path::new("/usr/bin/python3");
-    let mut command = Command::new(if system.exists() {
-        system
-    } else {
-        Path::new("python3")
-    });
-    command
-        .arg("-u")
-        .arg(source("middle.py"))
-        .env("NEXT", next.to_string());
+    let mut command = Command::new(if system.exists() { system } else { Path::new("python3") });
+    command.arg("-u").arg(source("middle.py")).env("NEXT", next.to_string());
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
@@ -180,15 +156,7 @@ pub fn node(world: &World) -> Service {
 /// If curl is missing or fails.
 pub fn curl(world: &World, arguments: &[&str]) -> String {
     let mut command = Command::new("curl");
-    command.args([
-        "--silent",
-        "--show-error",
-        "--fail",
-        "--max-time",
-        "20",
-        "--noproxy",
-        "*",
-    ]);
+    command.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--noproxy", "*"]);
     command.args(arguments);
     world.start(command).succeed()
 }

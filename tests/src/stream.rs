@@ -31,10 +31,7 @@ impl Part {
 
 /// All parts as one piece.
 pub fn concat(parts: &[Part]) -> Vec<u8> {
-    parts
-        .iter()
-        .flat_map(|part| part.bytes().iter().copied())
-        .collect()
+    parts.iter().flat_map(|part| part.bytes().iter().copied()).collect()
 }
 
 /// Checks that `received` is `sent`, with at most one header line before the empty
@@ -83,11 +80,7 @@ pub fn untouched(what: &str, sent: &[u8], received: &[u8]) {
 
 fn expect(what: &str, number: usize, bytes: &[u8], received: &[u8], at: &mut usize) {
     let rest = received.get(*at..).unwrap_or_default();
-    let same = bytes
-        .iter()
-        .zip(rest)
-        .take_while(|(sent, got)| sent == got)
-        .count();
+    let same = bytes.iter().zip(rest).take_while(|(sent, got)| sent == got).count();
     if same < bytes.len() {
         let from = same.saturating_sub(40);
         panic!(
@@ -106,10 +99,7 @@ fn expect(what: &str, number: usize, bytes: &[u8], received: &[u8], at: &mut usi
 pub fn show(bytes: &[u8]) -> String {
     const SHOWN: usize = 200;
     let more = if bytes.len() > SHOWN { "…" } else { "" };
-    format!(
-        "\"{}\"{more}",
-        bytes[..bytes.len().min(SHOWN)].escape_ascii()
-    )
+    format!("\"{}\"{more}", bytes[..bytes.len().min(SHOWN)].escape_ascii())
 }
 
 /// The one `traceparent` of a head that an application received.
@@ -120,11 +110,7 @@ pub fn show(bytes: &[u8]) -> String {
 pub fn only_header(what: &str, head: &[u8]) -> TraceParent {
     let values = trace_parent::in_head(head);
     let [value] = values.as_slice() else {
-        panic!(
-            "{what}: {} traceparent headers, not one: {}",
-            values.len(),
-            show(head)
-        );
+        panic!("{what}: {} traceparent headers, not one: {}", values.len(), show(head));
     };
     TraceParent::parse(value)
         .unwrap_or_else(|| panic!("{what}: bad traceparent {}", value.escape_ascii()))
@@ -137,20 +123,14 @@ mod tests {
     const LINE: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
 
     fn sent() -> Vec<Part> {
-        vec![
-            Part::head("GET / HTTP/1.1\r\nhost: a\r\n\r\n"),
-            Part::exact("GET / HTTP/1.1\r\n\r\n"),
-        ]
+        vec![Part::head("GET / HTTP/1.1\r\nhost: a\r\n\r\n"), Part::exact("GET / HTTP/1.1\r\n\r\n")]
     }
 
     #[test]
     fn one_header_before_the_empty_line_is_accepted() {
         let got = format!("GET / HTTP/1.1\r\nhost: a\r\n{LINE}\r\nGET / HTTP/1.1\r\n\r\n");
         let found = compare("here", &sent(), got.as_bytes());
-        assert_eq!(
-            found[0].as_ref().map(|h| h.span_id.as_str()),
-            Some("b7ad6b7169203331")
-        );
+        assert_eq!(found[0].as_ref().map(|h| h.span_id.as_str()), Some("b7ad6b7169203331"));
         assert_eq!(compare("plain", &sent(), &concat(&sent())), [None]);
     }
 
@@ -171,10 +151,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "3 bytes too many")]
     fn bytes_added_at_the_end_are_refused() {
-        compare(
-            "here",
-            &sent(),
-            &[concat(&sent()), b"abc".to_vec()].concat(),
-        );
+        compare("here", &sent(), &[concat(&sent()), b"abc".to_vec()].concat());
     }
 }

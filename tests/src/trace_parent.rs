@@ -48,12 +48,7 @@ impl TraceParent {
 
     /// The value as written in a header.
     pub fn value(&self) -> String {
-        format!(
-            "00-{}-{}-{:02x}",
-            self.trace_id,
-            self.span_id,
-            u8::from(self.sampled)
-        )
+        format!("00-{}-{}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
     }
 }
 
@@ -64,8 +59,7 @@ pub fn in_head(head: &[u8]) -> Vec<Vec<u8>> {
         .filter_map(|line| {
             let colon = line.iter().position(|b| *b == b':')?;
             let (name, value) = (&line[..colon], &line[colon + 1..]);
-            name.eq_ignore_ascii_case(b"traceparent")
-                .then(|| value.trim_ascii().to_vec())
+            name.eq_ignore_ascii_case(b"traceparent").then(|| value.trim_ascii().to_vec())
         })
         .collect()
 }

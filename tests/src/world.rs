@@ -19,12 +19,8 @@ static SHARED: RwLock<()> = RwLock::new(());
 /// Whether a test may run beside others.
 #[derive(Debug)]
 enum Turn {
-    Shared {
-        _guard: RwLockReadGuard<'static, ()>,
-    },
-    Alone {
-        _guard: RwLockWriteGuard<'static, ()>,
-    },
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
 }
 
 /// A cgroup, a directory, an OTLP receiver and maybe an agent.
@@ -80,9 +76,8 @@ impl World {
 
     fn with(turn: Turn) -> Self {
         let directory = tempfile::Builder::new().prefix("tracewire-test-").tempdir();
-        let directory = directory
-            .unwrap_or_else(|error| panic!("no scratch directory: {error}"))
-            .keep();
+        let directory =
+            directory.unwrap_or_else(|error| panic!("no scratch directory: {error}")).keep();
         cleanup::list(Made::Directory(directory.clone()));
         Self {
             agent: None,
@@ -125,9 +120,7 @@ impl World {
         let cgroup = self.cgroup.path().to_string_lossy().into_owned();
         let mut command = agent::command(&["run", "--cgroup", &cgroup, "--exporter", "otlp"]);
         command.args(["--otlp-endpoint", endpoint]);
-        command
-            .args(["--log-format", "json", "--nice", "0"])
-            .args(flags);
+        command.args(["--log-format", "json", "--nice", "0"]).args(flags);
         command
     }
 
@@ -180,14 +173,8 @@ impl World {
             .iter()
             .filter(|(name, count)| name.starts_with("drop_") && **count > 0)
             .collect();
-        assert!(
-            lost.is_empty(),
-            "the agent dropped something: {lost:?}, all: {counters:?}"
-        );
-        Some(Outcome {
-            spans: self.sink.spans(),
-            counters,
-        })
+        assert!(lost.is_empty(), "the agent dropped something: {lost:?}, all: {counters:?}");
+        Some(Outcome { spans: self.sink.spans(), counters })
     }
 
     /// A new directory for scratch files.
@@ -264,8 +251,7 @@ impl World {
     ///
     /// If it fails.
     pub fn client(&self, connections: usize, steps: Vec<(usize, Step)>) -> Vec<Vec<u8>> {
-        self.peer(|directory| send(directory, steps))
-            .finish(connections)
+        self.peer(|directory| send(directory, steps)).finish(connections)
     }
 
     /// Runs a load client inside the cgroup to its end.
@@ -312,18 +298,10 @@ pub fn serve(directory: &Path, connections: Vec<Vec<Step>>) -> Script {
 
 /// A sending script.
 pub fn send(directory: &Path, steps: Vec<(usize, Step)>) -> Script {
-    Script::Send(Send {
-        record: directory.to_owned(),
-        steps,
-    })
+    Script::Send(Send { record: directory.to_owned(), steps })
 }
 
 /// A chain server on the loopback address.
 pub fn chain(directory: &Path, next: Option<SocketAddr>, headers: ChainHeaders) -> Script {
-    Script::Chain(Chain {
-        listen: any_port(),
-        next,
-        headers,
-        record: directory.join("heads"),
-    })
+    Script::Chain(Chain { listen: any_port(), next, headers, record: directory.join("heads") })
 }

@@ -42,9 +42,7 @@ impl Agent {
         let mut command = Command::new(workspace::agent_binary());
         // What the user set for an agent of their own is not meant for this one.
         for (name, _) in std::env::vars_os() {
-            if name
-                .to_str()
-                .is_some_and(|n| n.starts_with("TRACEWIRE_") || n.starts_with("OTEL_"))
+            if name.to_str().is_some_and(|n| n.starts_with("TRACEWIRE_") || n.starts_with("OTEL_"))
             {
                 command.env_remove(name);
             }
@@ -69,12 +67,7 @@ impl Agent {
             let output = Arc::clone(&output);
             readers.push(std::thread::spawn(move || keep_text(pipe, &output, echo)));
         }
-        let mut agent = Self {
-            guard,
-            log,
-            readers,
-            output,
-        };
+        let mut agent = Self { guard, log, readers, output };
         agent.wait_ready()?;
         Ok(agent)
     }
@@ -86,10 +79,7 @@ impl Agent {
 
     /// What it wrote to standard output so far.
     pub(crate) fn output(&self) -> String {
-        self.output
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Fails if the agent has ended of itself.
@@ -115,10 +105,7 @@ impl Agent {
         let end = Instant::now() + Duration::from_secs(10);
         while !self.guard.has_ended() {
             if Instant::now() > end {
-                bail!(
-                    "the agent does not end ten seconds after SIGTERM{}",
-                    self.log_end()
-                );
+                bail!("the agent does not end ten seconds after SIGTERM{}", self.log_end());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -131,15 +118,8 @@ impl Agent {
         if !status.success() {
             bail!("the agent ended with {status}{}", self.log_end());
         }
-        let log = self
-            .log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        Ok(Stopped {
-            output: self.output(),
-            log,
-        })
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Stopped { output: self.output(), log })
     }
 
     fn wait_ready(&mut self) -> Result<()> {
@@ -154,11 +134,7 @@ impl Agent {
             }
             self.check_alive()?;
             if Instant::now() > end {
-                bail!(
-                    "the agent is not ready after {} s{}",
-                    READY_LIMIT.as_secs(),
-                    self.log_end()
-                );
+                bail!("the agent is not ready after {} s{}", READY_LIMIT.as_secs(), self.log_end());
             }
             signals::sleep(Duration::from_millis(10))?;
         }
@@ -172,19 +148,14 @@ impl Agent {
         let end = log.len().saturating_sub(10);
         log.iter()
             .skip(end)
-            .fold(String::from("; its log ends:"), |text, line| {
-                text + "\n  " + line
-            })
+            .fold(String::from("; its log ends:"), |text, line| text + "\n  " + line)
     }
 }
 
 fn keep_lines(pipe: impl Read, lines: &Mutex<Vec<String>>) {
     for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).into_owned();
-        lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(line);
+        lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 }
 
@@ -195,8 +166,6 @@ fn keep_text(pipe: impl Read, text: &Mutex<String>, echo: bool) {
             // Nobody may be reading any more; the agent's pipe is emptied all the same.
             let _ = std::io::stdout().lock().write_all(line.as_bytes());
         }
-        text.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_str(&line);
+        text.lock().unwrap_or_else(PoisonError::into_inner).push_str(&line);
     }
 }

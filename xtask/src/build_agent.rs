@@ -28,10 +28,7 @@ pub(crate) fn build(source: Source) -> Result<Toolchain> {
 fn build_object(toolchain: &Toolchain) -> Result<()> {
     say("building the eBPF object");
     process::run(&mut toolchain.cargo("build"))?;
-    let built = workspace::target_dir()
-        .join("ebpf")
-        .join(TARGET)
-        .join("ebpf/tracewire-ebpf");
+    let built = workspace::target_dir().join("ebpf").join(TARGET).join("ebpf/tracewire-ebpf");
     let wanted = workspace::ebpf_object();
     copy_if_changed(&built, &wanted)
         .with_context(|| format!("cannot copy {} to {}", built.display(), wanted.display()))
@@ -55,16 +52,8 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         // Set by `cargo run` for xtask; they are not about what is built now.
-        let own = [
-            "CARGO_PKG_",
-            "CARGO_MANIFEST_",
-            "CARGO_BIN_",
-            "CARGO_CRATE_",
-        ];
-        if name
-            .to_str()
-            .is_some_and(|name| own.iter().any(|prefix| name.starts_with(prefix)))
-        {
+        let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+        if name.to_str().is_some_and(|name| own.iter().any(|prefix| name.starts_with(prefix))) {
             command.env_remove(name);
         }
     }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::leftovers;
+
 /// A cgroup that was made for one run. Whatever is in it is ended when the guard goes.
 pub(crate) struct Cgroup {
     path: PathBuf,
@@ -30,6 +32,9 @@ impl Cgroup {
                  cgroup2 none /sys/fs/cgroup/unified`) and run again"
             )
         })?;
+        for old in leftovers::of_dead_runs(&mount, name) {
+            remove(&old)?;
+        }
         let path = mount.join(format!("tracewire-{name}-{}", std::process::id()));
         std::fs::create_dir(&path).with_context(|| {
             format!(
@@ -38,10 +43,7 @@ impl Cgroup {
             )
         })?;
         match File::options().write(true).open(path.join("cgroup.procs")) {
-            Ok(procs) => Ok(Self {
-                path,
-                procs: Arc::new(procs),
-            }),
+            Ok(procs) => Ok(Self { path, procs: Arc::new(procs) }),
             Err(error) => {
                 // Made a moment ago and empty; nothing else could be removed by this.
                 let _ = std::fs::remove_dir(&path);
@@ -72,49 +74,43 @@ impl Cgroup {
             });
         }
     }
-
-    fn members(&self) -> Vec<libc::pid_t> {
-        std::fs::read_to_string(self.path.join("cgroup.procs"))
-            .unwrap_or_default()
-            .lines()
-            .filter_map(|line| line.parse().ok())
-            // 0 stands for a process of another pid namespace; as an argument
-            // of kill() it would be xtask's own process group.
-            .filter(|&pid| pid > 0)
-            .collect()
-    }
-
-    fn remove(&self) -> Result<()> {
-        for attempt in 0..100 {
-            let members = self.members();
-            let signal = if attempt < 20 {
-                libc::SIGTERM
-            } else {
-                libc::SIGKILL
-            };
-            for pid in &members {
-                // SAFETY: plain system call. The pid was read from a cgroup that only
-                // this run puts processes in.
-                unsafe { libc::kill(*pid, signal) };
-            }
-            if members.is_empty() && std::fs::remove_dir(&self.path).is_ok() {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        bail!(
-            "cannot remove the cgroup {}; remove it by hand with rmdir",
-            self.path.display()
-        )
-    }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if let Err(error) = self.remove() {
+        if let Err(error) = remove(&self.path) {
             crate::progress::say(format!("{error:#}"));
         }
     }
+}
+
+/// Ends what is in a cgroup that this or an earlier run made, and removes it.
+fn remove(path: &Path) -> Result<()> {
+    for attempt in 0..100 {
+        let members = members(path);
+        let signal = if attempt < 20 { libc::SIGTERM } else { libc::SIGKILL };
+        for pid in &members {
+            // SAFETY: plain system call. The pid was read from a cgroup that only
+            // such runs put processes in.
+            unsafe { libc::kill(*pid, signal) };
+        }
+        if members.is_empty() && std::fs::remove_dir(path).is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bail!("cannot remove the cgroup {}; remove it by hand with rmdir", path.display())
+}
+
+fn members(path: &Path) -> Vec<libc::pid_t> {
+    std::fs::read_to_string(path.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        // 0 stands for a process of another pid namespace; as an argument
+        // of kill() it would be xtask's own process group.
+        .filter(|&pid| pid > 0)
+        .collect()
 }
 
 /// The first cgroup v2 mount in the text of `/proc/mounts`.
@@ -137,10 +133,7 @@ mod tests {
         let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
                       cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw,relatime 0 0\n";
-        assert_eq!(
-            cgroup2_mount(mounts),
-            Some(PathBuf::from("/sys/fs/cgroup/uni fied"))
-        );
+        assert_eq!(cgroup2_mount(mounts), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
         assert_eq!(cgroup2_mount("proc /proc proc rw 0 0\n"), None);
     }
 }

@@ -38,10 +38,7 @@ pub(crate) fn run(toolchain: &Toolchain) -> Result<()> {
     toolchain.provide_clippy()?;
     match toolchain.clippy() {
         Some(mut command) => {
-            check(
-                "clippy, eBPF half",
-                command.args(["--", "--deny", "warnings"]),
-            )?;
+            check("clippy, eBPF half", command.args(["--", "--deny", "warnings"]))?;
         }
         None => say("clippy, eBPF half: left out, its compiler comes without clippy"),
     }

@@ -7,6 +7,7 @@ mod bench;
 mod build_agent;
 mod cgroup;
 mod demo;
+mod leftovers;
 mod lint;
 mod network;
 mod nginx;
@@ -31,13 +32,7 @@ struct Arguments {
     #[command(subcommand)]
     command: Task,
     /// Where the compiler of the eBPF half comes from
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value_t,
-        env = "TRACEWIRE_TOOLCHAIN"
-    )]
+    #[arg(long, global = true, value_enum, default_value_t, env = "TRACEWIRE_TOOLCHAIN")]
     toolchain: toolchain::Source,
 }
 

@@ -31,18 +31,12 @@ pub(crate) struct Need {
 impl Need {
     /// A program, from a package of the given name.
     pub(crate) fn program(program: &'static str, package: &str) -> Self {
-        Self {
-            package: package.to_owned(),
-            sign: Sign::Program(program),
-        }
+        Self { package: package.to_owned(), sign: Sign::Program(program) }
     }
 
     /// A package.
     pub(crate) fn package(package: impl Into<String>) -> Self {
-        Self {
-            package: package.into(),
-            sign: Sign::Package,
-        }
+        Self { package: package.into(), sign: Sign::Package }
     }
 
     fn is_met(&self) -> bool {
@@ -59,11 +53,8 @@ impl Need {
 ///
 /// Without root or apt, with the command that a person has to run; or if apt fails.
 pub(crate) fn ensure(needs: &[Need], purpose: &str) -> Result<()> {
-    let missing: Vec<&str> = needs
-        .iter()
-        .filter(|need| !need.is_met())
-        .map(|need| need.package.as_str())
-        .collect();
+    let missing: Vec<&str> =
+        needs.iter().filter(|need| !need.is_met()).map(|need| need.package.as_str()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -96,9 +87,7 @@ pub(crate) fn is_available(package: &str) -> bool {
     let look = || {
         process::output(Command::new("apt-cache").args(["policy", package])).is_ok_and(|text| {
             text.lines().any(|line| {
-                line.trim()
-                    .strip_prefix("Candidate: ")
-                    .is_some_and(|version| version != "(none)")
+                line.trim().strip_prefix("Candidate: ").is_some_and(|version| version != "(none)")
             })
         })
     };
@@ -112,6 +101,18 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// Fails if xtask does not run as root.
+///
+/// # Errors
+///
+/// With what to do.
+pub(crate) fn require_root(purpose: &str) -> Result<()> {
+    if !is_root() {
+        bail!("{purpose} loads eBPF programs and makes a cgroup, which takes root; run it as root");
+    }
+    Ok(())
+}
+
 /// A program on `PATH`, or in the directories of system programs that `PATH` may lack.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -123,8 +124,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 
 /// Whether there is a file that may be executed.
 pub(crate) fn is_executable(file: &Path) -> bool {
-    file.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 fn is_installed(package: &str) -> bool {
@@ -168,11 +168,8 @@ struct ServicePolicy {
 impl ServicePolicy {
     fn forbid_starts() -> Result<Self> {
         use std::io::Write;
-        let opened = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o755)
-            .open(POLICY);
+        let opened =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(POLICY);
         match opened {
             Ok(mut file) => {
                 let guard = Self { ours: true };
@@ -197,9 +194,7 @@ impl Drop for ServicePolicy {
         if self.ours
             && let Err(error) = std::fs::remove_file(POLICY)
         {
-            say(format!(
-                "cannot remove {POLICY}: {error}; remove it by hand"
-            ));
+            say(format!("cannot remove {POLICY}: {error}; remove it by hand"));
         }
     }
 }

@@ -27,6 +27,9 @@ impl ChildGuard {
     pub(crate) fn spawn(command: &mut Command, what: impl Into<String>) -> Result<Self> {
         let what = what.into();
         end_with_parent(command);
+        // A group of its own, so that a signal reaches what the program started too:
+        // cargo does not pass one on to its compilers.
+        command.process_group(0);
         let child = command.spawn().with_context(|| {
             format!("cannot start {what} ({})", command.get_program().display())
         })?;
@@ -55,23 +58,19 @@ impl ChildGuard {
         Ok(())
     }
 
-    /// Sends a signal, if the program has not been waited for.
+    /// Sends a signal to the program and its group, if the program has not ended.
     pub(crate) fn signal(&mut self, signal: libc::c_int) {
-        if let (Ok(None), Ok(pid)) = (
-            self.child.try_wait(),
-            libc::pid_t::try_from(self.child.id()),
-        ) {
-            // SAFETY: plain system call. The child is not reaped, so the pid is still its own.
-            unsafe { libc::kill(pid, signal) };
+        if let Ok(None) = self.child.try_wait() {
+            self.signal_unreaped(signal);
         }
     }
 
-    /// Sends a signal without waiting for the program: `/proc` knows it until then.
+    /// The same without waiting for the program: `/proc` knows it until then.
     pub(crate) fn signal_unreaped(&self, signal: libc::c_int) {
         if let Ok(pid) = libc::pid_t::try_from(self.child.id()) {
             // SAFETY: plain system call. Only `&mut self` methods reap the child, and the
-            // caller has not seen it end, so the pid is still its own.
-            unsafe { libc::kill(pid, signal) };
+            // caller has not seen it end, so the group that it leads is still its own.
+            unsafe { libc::kill(-pid, signal) };
         }
     }
 
@@ -171,10 +170,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// As [`run`]; the message has what the command wrote to standard error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = describe(command);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut guard = ChildGuard::spawn(command, line.clone())?;
     let (stdout, stderr) = (guard.child().stdout.take(), guard.child().stderr.take());
     // The pipes are emptied by a thread each: a full pipe would stop the command.

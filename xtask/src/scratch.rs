@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::leftovers;
+
 /// A directory of one's own below the system's place for temporary files.
 pub(crate) struct ScratchDir(PathBuf);
 
@@ -15,7 +17,12 @@ impl ScratchDir {
     ///
     /// If it cannot be made, or is there already.
     pub(crate) fn create(name: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("tracewire-{name}-{}", std::process::id()));
+        let parent = std::env::temp_dir();
+        for old in leftovers::of_dead_runs(&parent, name) {
+            // It may be another user's; then it stays.
+            let _ = std::fs::remove_dir_all(old);
+        }
+        let path = parent.join(format!("tracewire-{name}-{}", std::process::id()));
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)

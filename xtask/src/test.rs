@@ -38,9 +38,7 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
     let wanted = |part| arguments.only.is_none_or(|only| only == part);
     let mut stages = Stages::default();
     if wanted(Part::E2e) {
-        if !packages::is_root() {
-            bail!("the end-to-end tests load eBPF programs; run this as root, or with --only unit");
-        }
+        packages::require_root("the end-to-end test")?;
         stages.required("packages", || {
             packages::ensure(&end_to_end_needs(), "the end-to-end tests")
         })?;
@@ -55,21 +53,21 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
     }
     if wanted(Part::Unit) {
         stages.run("unit tests", || {
-            process::run(cargo("test").args(["--package", "tracewire-common"]).args([
-                "--package",
-                "tracewire",
-                "--package",
-                "xtask",
-                "--features",
-                "xtask/otlp-counter",
-            ]))
+            process::run(
+                cargo("test")
+                    .args(["--package", "tracewire-common", "--package", "tracewire"])
+                    .args(["--package", "xtask", "--features", "xtask/otlp-counter"])
+                    .arg("--no-fail-fast"),
+            )
         })?;
     }
     if wanted(Part::E2e) {
         stages.run("end-to-end tests", || {
             process::run(
                 cargo("test")
-                    .args(["--package", "tracewire-tests", "--", "--test-threads=1"])
+                    .args(["--package", "tracewire-tests", "--no-fail-fast"])
+                    // Each test has processors, ports and an agent to itself.
+                    .args(["--", "--test-threads=1"])
                     .env("TRACEWIRE_BIN", workspace::agent_binary()),
             )
         })?;
@@ -112,10 +110,7 @@ impl Stages {
         let took = start.elapsed();
         match &result {
             Ok(()) => say(format!("== {name}: passed in {}", duration(took))),
-            Err(error) => say(format!(
-                "== {name}: FAILED after {}: {error:#}",
-                duration(took)
-            )),
+            Err(error) => say(format!("== {name}: FAILED after {}: {error:#}", duration(took))),
         }
         self.done.push((name, took, result.is_ok()));
         result
@@ -127,12 +122,8 @@ impl Stages {
             let verdict = if *passed { "passed" } else { "FAILED" };
             say(format!("{name:<18} {verdict} {:>14}", duration(*took)));
         }
-        let failed: Vec<&str> = self
-            .done
-            .iter()
-            .filter(|(_, _, passed)| !passed)
-            .map(|(name, ..)| *name)
-            .collect();
+        let failed: Vec<&str> =
+            self.done.iter().filter(|(_, _, passed)| !passed).map(|(name, ..)| *name).collect();
         if !failed.is_empty() {
             bail!("failed: {}", failed.join(", "));
         }

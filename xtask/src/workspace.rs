@@ -16,9 +16,7 @@ pub(crate) fn target_dir() -> PathBuf {
             if dir.is_absolute() {
                 dir
             } else {
-                std::env::current_dir()
-                    .unwrap_or_else(|_| root().to_path_buf())
-                    .join(dir)
+                std::env::current_dir().unwrap_or_else(|_| root().to_path_buf()).join(dir)
             }
         }
         _ => root().join("target"),

@@ -70,13 +70,8 @@ pub const FACT_CONNECT: u16 = 512;
 /// verifier cannot follow (`R0 max value is outside of the allowed memory range`).
 static NAMES: [u8; 256] = {
     let mut table = [0; 256];
-    let names: [&[u8]; 5] = [
-        b"traceparent:",
-        b"transfer-encoding:",
-        b"content-length:",
-        b"upgrade:",
-        b"chunked",
-    ];
+    let names: [&[u8]; 5] =
+        [b"traceparent:", b"transfer-encoding:", b"content-length:", b"upgrade:", b"chunked"];
     let mut row = 0;
     while row < names.len() {
         let mut at = 0;
@@ -174,10 +169,7 @@ pub struct Http1 {
 impl Http1 {
     /// A direction at the start of its stream.
     pub fn new(kind: HeadKind) -> Self {
-        Self {
-            kind: kind as u8,
-            ..Self::default()
-        }
+        Self { kind: kind as u8, ..Self::default() }
     }
 
     /// Whether this direction carries requests.
@@ -362,11 +354,7 @@ impl Http1 {
             }
             Body::Framed if self.facts & FACT_CODING != 0 => {
                 // §6.3: a response is then delimited by close; a request is an error.
-                if self.is_request() {
-                    state::LOST
-                } else {
-                    state::UNTIL_CLOSE
-                }
+                if self.is_request() { state::LOST } else { state::UNTIL_CLOSE }
             }
             Body::Framed if self.facts & FACT_LENGTH != 0 => {
                 if self.remaining == 0 {
@@ -466,11 +454,7 @@ impl Http1 {
             let differs = word ^ LF_WORD;
             let zero = differs.wrapping_sub(LOW_BITS) & !differs & HIGH_BITS;
             // Bytes of the word before its first line feed.
-            let mut before = if zero == 0 {
-                8
-            } else {
-                zero.trailing_zeros() >> 3
-            };
+            let mut before = if zero == 0 { 8 } else { zero.trailing_zeros() >> 3 };
             if before >= present {
                 before = if present < 8 { present } else { 8 };
                 self.note_tail(word, before);
@@ -521,10 +505,7 @@ impl Http1 {
                 let with_cr = u64::from_le_bytes(*b"TTP/1.\0\r");
                 let bare = u64::from_le_bytes(*b"HTTP/1.\0");
                 let (text, digit) = if (self.tail >> 56) as u8 == b'\r' {
-                    (
-                        self.tail & !(0xff << 48) == with_cr,
-                        (self.tail >> 48) as u8,
-                    )
+                    (self.tail & !(0xff << 48) == with_cr, (self.tail >> 48) as u8)
                 } else {
                     (self.tail & !(0xff << 56) == bare, (self.tail >> 56) as u8)
                 };
@@ -535,11 +516,8 @@ impl Http1 {
             }
             state::CHUNK_LINE => {
                 // `remaining` holds the size of the chunk; 0 is the last one.
-                self.state = if self.remaining == 0 {
-                    state::TRAILER_START
-                } else {
-                    state::CHUNK_DATA
-                };
+                self.state =
+                    if self.remaining == 0 { state::TRAILER_START } else { state::CHUNK_DATA };
             }
             state::TRAILER_LINE => self.state = state::TRAILER_START,
             _ => self.state = state::LINE_START,
@@ -738,11 +716,7 @@ impl Http1 {
 
     #[inline(always)]
     fn take_name(&mut self, byte: u8) -> (u32, Event) {
-        let lower = if byte.is_ascii_uppercase() {
-            byte | 0x20
-        } else {
-            byte
-        };
+        let lower = if byte.is_ascii_uppercase() { byte | 0x20 } else { byte };
         let at = self.matched;
         if self.name == NAME_TRACEPARENT && at == 3 && lower == b'n' {
             self.name = NAME_CODING;
@@ -838,11 +812,7 @@ impl Http1 {
     /// `matched` counts its letters; 0x40 is a mismatch, 0x20 marks white space after it.
     #[inline(always)]
     fn take_coding(&mut self, byte: u8) -> (u32, Event) {
-        let lower = if byte.is_ascii_uppercase() {
-            byte | 0x20
-        } else {
-            byte
-        };
+        let lower = if byte.is_ascii_uppercase() { byte | 0x20 } else { byte };
         if byte == b'\r' || byte == b'\n' {
             if self.matched & 0x5f == 7 {
                 self.facts |= FACT_CHUNKED;

@@ -42,11 +42,7 @@ pub fn http1_split(data: &[u8]) {
     let Some((&[direction, choice, low, high], stream)) = data.split_first_chunk() else {
         return;
     };
-    let kind = if direction & 1 == 0 {
-        HeadKind::Request
-    } else {
-        HeadKind::Response
-    };
+    let kind = if direction & 1 == 0 { HeadKind::Request } else { HeadKind::Response };
     let asked = asked(choice);
     let expected = whole(stream, kind, &asked);
     let seed = u64::from(u16::from_le_bytes([low, high]));
@@ -75,11 +71,7 @@ pub fn traceparent(data: &[u8]) {
     value.push(b'x');
     value.clear();
     data.iter().for_each(|byte| value.push(*byte));
-    assert_eq!(
-        value.finish(),
-        context,
-        "a value that was cleared reads as a new one"
-    );
+    assert_eq!(value.finish(), context, "a value that was cleared reads as a new one");
     if let Some(context) = context {
         let mut line = [0; HEADER_LEN];
         write_header(&mut line, &context);
@@ -121,11 +113,7 @@ pub fn records_decode(data: &[u8]) {
     }
     let mut longer = data.to_vec();
     longer.extend_from_slice(&[0xff; 7]);
-    assert_eq!(
-        records::decode(&longer),
-        Ok(record),
-        "bytes behind a record change it"
-    );
+    assert_eq!(records::decode(&longer), Ok(record), "bytes behind a record change it");
 }
 
 fn whole(stream: &[u8], kind: HeadKind, asked: &[Asked]) -> Seen {
@@ -151,14 +139,6 @@ pub fn layout(noise: &mut Noise) -> Layout {
         _ => Garbage::Random(noise.draw()),
     };
     let load = [1, 7, 8, 9, 33, 100, WINDOW][noise.draw() as usize % 7];
-    let offset = if noise.draw().is_multiple_of(2) {
-        0
-    } else {
-        noise.draw() as usize % WINDOW
-    };
-    Layout {
-        load,
-        offset,
-        garbage,
-    }
+    let offset = if noise.draw().is_multiple_of(2) { 0 } else { noise.draw() as usize % WINDOW };
+    Layout { load, offset, garbage }
 }

@@ -65,11 +65,7 @@ fn sizes_that_are_none_are_refused() {
         "0000000000000000\r\n",
     ] {
         let seen = chunked(body.as_bytes());
-        assert!(
-            matches!(seen.ending, Ending::NotHttp(_)),
-            "{body:?}: {:?}",
-            seen.ending
-        );
+        assert!(matches!(seen.ending, Ending::NotHttp(_)), "{body:?}: {:?}", seen.ending);
     }
 }
 
@@ -82,12 +78,9 @@ fn the_longest_size_is_not_cut_short() {
 
 #[test]
 fn data_past_the_size_is_refused() {
-    for body in [
-        &b"3\r\nabcd\r\n0\r\n\r\n"[..],
-        b"3\r\nabc0\r\n\r\n",
-        b"3\r\nabc\rx",
-        b"3\r\nabc\r\r\n",
-    ] {
+    for body in
+        [&b"3\r\nabcd\r\n0\r\n\r\n"[..], b"3\r\nabc0\r\n\r\n", b"3\r\nabc\rx", b"3\r\nabc\r\r\n"]
+    {
         assert!(matches!(chunked(body).ending, Ending::NotHttp(_)));
     }
 }
@@ -102,11 +95,7 @@ fn responses_in_chunks_follow_each_other() {
     let one = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
     let seen = responses(&one.repeat(3), &[]);
     assert_eq!(seen.messages.len(), 3);
-    assert!(
-        seen.messages
-            .iter()
-            .all(|message| message.content == b"ok" && message.end.is_some())
-    );
+    assert!(seen.messages.iter().all(|message| message.content == b"ok" && message.end.is_some()));
 }
 
 #[test]

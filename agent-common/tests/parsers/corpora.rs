@@ -11,9 +11,7 @@ fn the_corpora_of_the_fuzz_targets_pass() {
         let entries = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let mut inputs = 0;
         for entry in entries {
-            let path = entry
-                .expect("an entry of a directory of this repository")
-                .path();
+            let path = entry.expect("an entry of a directory of this repository").path();
             let data = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             println!("{}", path.display());
             body(&data);

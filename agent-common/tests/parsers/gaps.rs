@@ -22,10 +22,7 @@ fn feed(http1: &mut Http1, bytes: &[u8]) -> (usize, Event) {
 
 fn at_body(headers: &str) -> Http1 {
     let mut http1 = Http1::new(HeadKind::Response);
-    let (_, event) = feed(
-        &mut http1,
-        format!("HTTP/1.1 200 OK\r\n{headers}\r\n").as_bytes(),
-    );
+    let (_, event) = feed(&mut http1, format!("HTTP/1.1 200 OK\r\n{headers}\r\n").as_bytes());
     assert_eq!(event, Event::HeadEnd);
     assert_eq!(http1.begin_body(Body::Framed), Event::None);
     http1
@@ -73,12 +70,7 @@ fn a_gap_in_a_body_that_lasts_until_close_is_counted() {
 
 #[test]
 fn a_gap_anywhere_else_loses_the_position() {
-    for bytes in [
-        "",
-        "HT",
-        "HTTP/1.1 200 OK\r\nX",
-        "HTTP/1.1 200 OK\r\nContent-Length: 1",
-    ] {
+    for bytes in ["", "HT", "HTTP/1.1 200 OK\r\nX", "HTTP/1.1 200 OK\r\nContent-Length: 1"] {
         let mut http1 = Http1::new(HeadKind::Response);
         feed(&mut http1, bytes.as_bytes());
         assert!(!http1.pass_over(1));

@@ -94,12 +94,7 @@ fn names_that_only_look_alike_are_not_taken() {
 
 #[test]
 fn folded_lines_are_read_but_ambiguous() {
-    for headers in [
-        "X: a\r\n b",
-        "X: a\r\n\tb",
-        " X: a",
-        "Content-Length: 2\r\n 3",
-    ] {
+    for headers in ["X: a\r\n b", "X: a\r\n\tb", " X: a", "Content-Length: 2\r\n 3"] {
         let seen = requests(format!("GET / HTTP/1.1\r\n{headers}\r\n\r\nab").as_bytes());
         assert!(seen.messages[0].has(FACT_AMBIGUOUS), "{headers:?}");
     }
@@ -148,14 +143,8 @@ fn white_space_before_the_colon_of_a_header_that_matters_is_ambiguous() {
 
 #[test]
 fn a_carriage_return_that_ends_no_line_does_not_end_the_head() {
-    assert!(matches!(
-        requests(b"GET / HTTP/1.1\r\n\rX: y\r\n\r\n").ending,
-        Ending::NotHttp(_)
-    ));
-    assert_eq!(
-        requests(b"GET / HTTP/1.1\r\nX: \r\r\r\n\r\n").messages[0].end,
-        Some(25)
-    );
+    assert!(matches!(requests(b"GET / HTTP/1.1\r\n\rX: y\r\n\r\n").ending, Ending::NotHttp(_)));
+    assert_eq!(requests(b"GET / HTTP/1.1\r\nX: \r\r\r\n\r\n").messages[0].end, Some(25));
 }
 
 #[test]
@@ -187,10 +176,7 @@ fn the_version_may_be_any_of_http_1_and_ends_the_request_line() {
         "GET \t/ HTTP/1.1",
     ] {
         assert!(
-            matches!(
-                requests(format!("{line}\r\n\r\n").as_bytes()).ending,
-                Ending::NotHttp(_)
-            ),
+            matches!(requests(format!("{line}\r\n\r\n").as_bytes()).ending, Ending::NotHttp(_)),
             "{line}"
         );
     }
@@ -205,10 +191,7 @@ fn status_lines_are_read_with_and_without_a_reason() {
         ("HTTP/1.1 200 HTTP/1.1 500", 200),
         ("HTTP/1.1 200 \u{e9}", 200),
     ] {
-        let seen = responses(
-            format!("{line}\r\nContent-Length: 0\r\n\r\n").as_bytes(),
-            &[],
-        );
+        let seen = responses(format!("{line}\r\nContent-Length: 0\r\n\r\n").as_bytes(), &[]);
         assert_eq!(seen.messages[0].status, status);
         assert_eq!(seen.ending, Ending::Between);
     }
@@ -230,12 +213,7 @@ fn status_lines_are_read_with_and_without_a_reason() {
 
 #[test]
 fn heads_of_many_kilobytes_are_followed() {
-    for (size, lines) in [
-        (16 * 1024, 1),
-        (16 * 1024, 300),
-        (60 * 1024, 1),
-        (60 * 1024, 1000),
-    ] {
+    for (size, lines) in [(16 * 1024, 1), (16 * 1024, 300), (60 * 1024, 1), (60 * 1024, 1000)] {
         let mut head = b"POST / HTTP/1.1\r\n".to_vec();
         for number in 0..lines {
             head.extend_from_slice(format!("X-{number}: ").as_bytes());
@@ -245,12 +223,7 @@ fn heads_of_many_kilobytes_are_followed() {
         head.extend_from_slice(b"Content-Length: 3\r\n\r\n");
         let mut stream = head.clone();
         stream.extend_from_slice(b"abcGET / HTTP/1.1\r\n\r\n");
-        for pieces in [
-            Pieces::Whole,
-            Pieces::Each(1448),
-            Pieces::Each(1),
-            Pieces::Random(7),
-        ] {
+        for pieces in [Pieces::Whole, Pieces::Each(1448), Pieces::Each(1), Pieces::Random(7)] {
             let seen = read(&stream, HeadKind::Request, &[], &pieces, &Layout::PLAIN);
             assert_eq!(seen.messages[0].head_end, Some(head.len()));
             assert_eq!(seen.messages[0].content, b"abc");
@@ -282,15 +255,8 @@ fn headers_are_found_wherever_the_window_ends() {
         stream.resize(before - 2, b'v');
         stream.extend_from_slice(b"\r\n");
         stream.extend_from_slice(tail);
-        for garbage in [
-            Garbage::Byte(b'\n'),
-            Garbage::HeadEnds,
-            Garbage::Random(before as u64),
-        ] {
-            let layout = Layout {
-                garbage,
-                ..Layout::PLAIN
-            };
+        for garbage in [Garbage::Byte(b'\n'), Garbage::HeadEnds, Garbage::Random(before as u64)] {
+            let layout = Layout { garbage, ..Layout::PLAIN };
             let seen = read(&stream, HeadKind::Request, &[], &Pieces::Whole, &layout);
             assert!(seen.messages[0].has(FACT_CHUNKED | FACT_TRACEPARENT));
             assert_eq!(seen.messages[0].traceparent_at, before + 47);
@@ -306,18 +272,11 @@ fn garbage_in_the_window_behind_the_bytes_is_never_read() {
         b"GET /abcdefghijklmnopqrstuvwxyz HTTP/1.1\r\nHost: some-long-name.example\r\n\r\n";
     let expected = requests(stream);
     for cut in 1..stream.len() {
-        for garbage in [
-            Garbage::Byte(b'\n'),
-            Garbage::Byte(b'\r'),
-            Garbage::HeadEnds,
-            Garbage::Random(3),
-        ] {
+        for garbage in
+            [Garbage::Byte(b'\n'), Garbage::Byte(b'\r'), Garbage::HeadEnds, Garbage::Random(3)]
+        {
             for offset in [0, 1, 1000, WINDOW - 9, WINDOW - 1] {
-                let layout = Layout {
-                    load: WINDOW,
-                    offset,
-                    garbage,
-                };
+                let layout = Layout { load: WINDOW, offset, garbage };
                 let seen = read(stream, HeadKind::Request, &[], &Pieces::CutAt(cut), &layout);
                 assert_eq!(seen, expected);
             }
@@ -329,10 +288,6 @@ fn garbage_in_the_window_behind_the_bytes_is_never_read() {
 fn a_cut_in_a_head_leaves_it_open() {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n";
     for len in 1..head.len() {
-        assert_eq!(
-            responses(&head[..len], &[Asked::Plain]).ending,
-            Ending::InHead,
-            "{len}"
-        );
+        assert_eq!(responses(&head[..len], &[Asked::Plain]).ending, Ending::InHead, "{len}");
     }
 }

@@ -70,15 +70,10 @@ fn different_lengths_leave_no_length() {
 
 #[test]
 fn lengths_that_are_no_number_leave_no_length() {
-    for value in [
-        "", " ", "x", "5x", "x5", "-1", "+5", "5, 5", "5 5", "0x10", "1e3", "５",
-    ] {
+    for value in ["", " ", "x", "5x", "x5", "-1", "+5", "5, 5", "5 5", "0x10", "1e3", "５"] {
         let seen =
             requests(format!("POST / HTTP/1.1\r\nContent-Length: {value}\r\n\r\n").as_bytes());
-        assert!(
-            seen.messages[0].has(FACT_LENGTH | FACT_BROKEN | FACT_AMBIGUOUS),
-            "{value:?}"
-        );
+        assert!(seen.messages[0].has(FACT_LENGTH | FACT_BROKEN | FACT_AMBIGUOUS), "{value:?}");
     }
 }
 
@@ -94,10 +89,7 @@ fn lengths_that_overflow_leave_no_length() {
             requests(format!("POST / HTTP/1.1\r\nContent-Length: {value}\r\n\r\nx").as_bytes());
         assert!(seen.messages[0].has(FACT_BROKEN), "{value}");
     }
-    for value in [
-        "720575940379279359",
-        "0000000000000000000000000000000000000000000000000000007",
-    ] {
+    for value in ["720575940379279359", "0000000000000000000000000000000000000000000000000000007"] {
         let seen =
             requests(format!("POST / HTTP/1.1\r\nContent-Length: {value}\r\n\r\nx").as_bytes());
         assert!(!seen.messages[0].has(FACT_BROKEN), "{value}");
@@ -152,37 +144,21 @@ fn a_request_with_a_coding_other_than_chunked_at_the_end_is_given_up() {
             format!("POST / HTTP/1.1\r\nTransfer-Encoding: {value}\r\n\r\nabc").as_bytes(),
         );
         let message = &seen.messages[0];
-        assert!(
-            message.has(FACT_CODING) && !message.has(FACT_CHUNKED),
-            "{value:?}"
-        );
-        assert_eq!(
-            seen.ending,
-            Ending::NotHttp(message.head_end.expect("whole")),
-            "{value:?}"
-        );
+        assert!(message.has(FACT_CODING) && !message.has(FACT_CHUNKED), "{value:?}");
+        assert_eq!(seen.ending, Ending::NotHttp(message.head_end.expect("whole")), "{value:?}");
     }
 }
 
 #[test]
 fn chunked_is_found_at_the_end_of_the_codings() {
-    for value in [
-        "chunked",
-        "CHUNKED",
-        "gzip, chunked",
-        "gzip ,\tChunked \t",
-        "gzip,,chunked",
-        "chunked ",
-    ] {
+    for value in
+        ["chunked", "CHUNKED", "gzip, chunked", "gzip ,\tChunked \t", "gzip,,chunked", "chunked "]
+    {
         let seen = requests(
             format!("POST / HTTP/1.1\r\nTransfer-Encoding: {value}\r\n\r\n1\r\na\r\n0\r\n\r\n")
                 .as_bytes(),
         );
-        assert_eq!(
-            seen.messages[0].facts,
-            FACT_CODING | FACT_CHUNKED,
-            "{value:?}"
-        );
+        assert_eq!(seen.messages[0].facts, FACT_CODING | FACT_CHUNKED, "{value:?}");
         assert_eq!(seen.messages[0].content, b"a");
         assert_eq!(seen.ending, Ending::Between);
     }
@@ -215,10 +191,7 @@ fn empty_elements_in_the_list_of_codings_do_not_hide_chunked() {
             &[],
         );
         let message = &seen.messages[0];
-        assert!(
-            message.has(FACT_CODING | FACT_CHUNKED | FACT_AMBIGUOUS),
-            "{value:?}"
-        );
+        assert!(message.has(FACT_CODING | FACT_CHUNKED | FACT_AMBIGUOUS), "{value:?}");
         assert_eq!(message.content, b"a");
         assert_eq!(seen.ending, Ending::Between);
     }
@@ -269,26 +242,19 @@ fn responses_to_head_and_with_204_or_304_have_no_body_whatever_they_say() {
 
 #[test]
 fn a_switch_of_protocols_makes_the_rest_opaque() {
-    let seen = responses(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n\x81\x05HTTP/",
-        &[],
-    );
+    let seen =
+        responses(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n\x81\x05HTTP/", &[]);
     assert!(seen.messages[0].has(FACT_UPGRADE));
     assert_eq!(seen.ending, Ending::Opaque);
-    let seen = responses(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nHTTP/1.1 ",
-        &[Asked::Connect],
-    );
+    let seen =
+        responses(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nHTTP/1.1 ", &[Asked::Connect]);
     assert_eq!(seen.messages.len(), 1);
     assert_eq!(seen.ending, Ending::Opaque);
 }
 
 #[test]
 fn a_connect_that_is_refused_is_answered_as_any_request() {
-    let seen = responses(
-        b"HTTP/1.1 407 No\r\nContent-Length: 2\r\n\r\nno",
-        &[Asked::Connect],
-    );
+    let seen = responses(b"HTTP/1.1 407 No\r\nContent-Length: 2\r\n\r\nno", &[Asked::Connect]);
     assert_eq!(seen.messages[0].content, b"no");
     assert_eq!(seen.ending, Ending::Between);
 }
@@ -296,10 +262,7 @@ fn a_connect_that_is_refused_is_answered_as_any_request() {
 #[test]
 fn bytes_behind_an_open_upgrade_or_connect_are_held() {
     for (head, fact) in [
-        (
-            &b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"[..],
-            FACT_UPGRADE,
-        ),
+        (&b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"[..], FACT_UPGRADE),
         (b"CONNECT a:443 HTTP/1.1\r\n\r\n", FACT_CONNECT),
     ] {
         let seen = requests(head);

@@ -36,11 +36,7 @@ impl Pieces {
     fn lengths(&self, total: usize) -> Vec<usize> {
         let mut lengths = Vec::new();
         let mut left = total;
-        let mut noise = Noise::new(if let Self::Random(seed) = self {
-            *seed
-        } else {
-            0
-        });
+        let mut noise = Noise::new(if let Self::Random(seed) = self { *seed } else { 0 });
         while left > 0 {
             let wanted = match self {
                 Self::Whole => left,
@@ -84,19 +80,11 @@ pub enum Garbage {
 
 impl Layout {
     /// The whole window, filled up with line feeds.
-    pub const PLAIN: Self = Self {
-        load: WINDOW,
-        offset: 0,
-        garbage: Garbage::Byte(b'\n'),
-    };
+    pub const PLAIN: Self = Self { load: WINDOW, offset: 0, garbage: Garbage::Byte(b'\n') };
 
     fn window(&self) -> Window {
         let mut window = [0; WINDOW + 8];
-        let mut noise = Noise::new(if let Garbage::Random(seed) = self.garbage {
-            seed
-        } else {
-            0
-        });
+        let mut noise = Noise::new(if let Garbage::Random(seed) = self.garbage { seed } else { 0 });
         for (at, byte) in window.iter_mut().enumerate() {
             *byte = match self.garbage {
                 Garbage::Byte(byte) => byte,
@@ -187,24 +175,12 @@ pub struct Seen {
 
 /// Reads a stream of requests in one piece.
 pub fn requests(bytes: &[u8]) -> Seen {
-    read(
-        bytes,
-        HeadKind::Request,
-        &[],
-        &Pieces::Whole,
-        &Layout::PLAIN,
-    )
+    read(bytes, HeadKind::Request, &[], &Pieces::Whole, &Layout::PLAIN)
 }
 
 /// Reads a stream of responses in one piece.
 pub fn responses(bytes: &[u8], asked: &[Asked]) -> Seen {
-    read(
-        bytes,
-        HeadKind::Response,
-        asked,
-        &Pieces::Whole,
-        &Layout::PLAIN,
-    )
+    read(bytes, HeadKind::Response, asked, &Pieces::Whole, &Layout::PLAIN)
 }
 
 /// Reads a stream. Responses past the end of `asked` answer plain requests.
@@ -232,10 +208,7 @@ pub fn read(
         }
     }
     let ending = reading.ending.unwrap_or_else(|| reading.state());
-    Seen {
-        messages: reading.messages,
-        ending,
-    }
+    Seen { messages: reading.messages, ending }
 }
 
 struct Reading<'a> {
@@ -251,9 +224,7 @@ impl Reading<'_> {
     /// Puts the next bytes into the window and takes them, or more where a body reaches further.
     fn load(&mut self, window: &mut Window, layout: &Layout, piece_end: usize) {
         let offset = layout.offset % WINDOW;
-        let len = (piece_end - self.at)
-            .min(layout.load.max(1))
-            .min(WINDOW - offset);
+        let len = (piece_end - self.at).min(layout.load.max(1)).min(WINDOW - offset);
         window[offset..offset + len].copy_from_slice(&self.bytes[self.at..self.at + len]);
         let base = self.at;
         let end = (offset + len) as u32;
@@ -267,34 +238,20 @@ impl Reading<'_> {
             assert!(taken <= available, "took {taken} of {available} bytes");
             idle = if taken == 0 { idle + 1 } else { 0 };
             let over = matches!(event, Event::NotHttp | Event::Held);
-            assert!(
-                idle < 2 || over,
-                "stood still at {} ({:?})",
-                self.at,
-                self.http1
-            );
+            assert!(idle < 2 || over, "stood still at {} ({:?})", self.at, self.http1);
             let from = self.at;
             self.at += taken as usize;
             let passed = self.http1.content().wrapping_sub(content) == taken as u64;
             if taken > 0 && passed && event != Event::MessageStart && !self.http1.is_in_head() {
                 // The content of a message grew by just what was taken.
                 if let Some(message) = self.messages.last_mut() {
-                    message
-                        .content
-                        .extend_from_slice(&self.bytes[from..self.at]);
+                    message.content.extend_from_slice(&self.bytes[from..self.at]);
                 }
             } else if !self.http1.is_opaque() {
-                assert!(
-                    at + taken <= end,
-                    "took bytes behind the window that are no body"
-                );
+                assert!(at + taken <= end, "took bytes behind the window that are no body");
             }
             if self.http1.is_in_head() && event != Event::MessageStart {
-                assert_eq!(
-                    self.http1.head_len(),
-                    head_len + taken,
-                    "bytes of the head miscounted"
-                );
+                assert_eq!(self.http1.head_len(), head_len + taken, "bytes of the head miscounted");
             }
             self.react(event, from);
         }
@@ -305,10 +262,7 @@ impl Reading<'_> {
             Event::None => {}
             Event::MessageStart => {
                 assert_eq!(self.at, from + 1, "a message starts with one byte");
-                self.messages.push(Message {
-                    start: from,
-                    ..Message::default()
-                });
+                self.messages.push(Message { start: from, ..Message::default() });
             }
             Event::HeadEnd => self.head_end(),
             Event::MessageEnd => self.message_end(),
@@ -320,10 +274,7 @@ impl Reading<'_> {
     fn head_end(&mut self) {
         let facts = self.http1.facts();
         let status = self.http1.status();
-        let message = self
-            .messages
-            .last_mut()
-            .expect("a head that ends belongs to a message");
+        let message = self.messages.last_mut().expect("a head that ends belongs to a message");
         message.head_end = Some(self.at);
         message.facts = facts;
         message.status = status;
@@ -331,16 +282,8 @@ impl Reading<'_> {
         if facts & (FACT_TRACEPARENT | FACT_TRACEPARENT_REPEATED) == FACT_TRACEPARENT {
             message.traceparent = self.http1.traceparent().finish();
         }
-        assert_eq!(
-            self.http1.head_len() as usize,
-            self.at - message.start,
-            "head length"
-        );
-        let body = if self.http1.is_request() {
-            Body::Framed
-        } else {
-            self.response_body(status)
-        };
+        assert_eq!(self.http1.head_len() as usize, self.at - message.start, "head length");
+        let body = if self.http1.is_request() { Body::Framed } else { self.response_body(status) };
         let event = self.http1.begin_body(body);
         self.react(event, self.at);
     }

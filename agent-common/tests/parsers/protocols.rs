@@ -30,24 +30,12 @@ fn requests_of_other_protocols_are_not_http() {
         ("HTTP/0.9", b"GET /\r\n"),
         ("a response", b"HTTP/1.1 200 OK\r\n\r\n"),
         ("a lower-case method", b"get / HTTP/1.1\r\n\r\n"),
-        (
-            "a method too long",
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZ / HTTP/1.1\r\n\r\n",
-        ),
+        ("a method too long", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ / HTTP/1.1\r\n\r\n"),
         ("nothing but a space", b" GET / HTTP/1.1\r\n\r\n"),
     ] {
         let seen = requests(bytes);
-        assert!(
-            matches!(seen.ending, Ending::NotHttp(_)),
-            "{name}: {:?}",
-            seen.ending
-        );
-        assert!(
-            seen.messages
-                .iter()
-                .all(|message| message.head_end.is_none()),
-            "{name}"
-        );
+        assert!(matches!(seen.ending, Ending::NotHttp(_)), "{name}: {:?}", seen.ending);
+        assert!(seen.messages.iter().all(|message| message.head_end.is_none()), "{name}");
     }
 }
 

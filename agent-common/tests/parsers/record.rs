@@ -51,11 +51,7 @@ fn an_opened_exchange_reads_back_as_it_was_written() {
     }
     bytes.extend_from_slice(b"GET /");
     let expected = ExchangeOpened {
-        header: RecordHeader {
-            kind: KIND_EXCHANGE_OPENED,
-            version: RECORD_VERSION,
-            data_len: 5,
-        },
+        header: RecordHeader { kind: KIND_EXCHANGE_OPENED, version: RECORD_VERSION, data_len: 5 },
         connection: 1,
         started_ns: 2,
         trace_id_hi: 3,
@@ -78,35 +74,18 @@ fn an_opened_exchange_reads_back_as_it_was_written() {
         head_offset: 24,
         pad: 25,
     };
-    assert_eq!(
-        decode(&bytes),
-        Ok(Record::ExchangeOpened(expected, b"GET /"))
-    );
+    assert_eq!(decode(&bytes), Ok(Record::ExchangeOpened(expected, b"GET /")));
 }
 
 #[test]
 fn arguments_and_environment_are_told_apart() {
-    let mut bytes = record(
-        KIND_PROCESS_EXEC,
-        size_of::<ProcessExec>(),
-        b"sh\0-c\0A=1\0",
-        0,
-    );
+    let mut bytes = record(KIND_PROCESS_EXEC, size_of::<ProcessExec>(), b"sh\0-c\0A=1\0", 0);
     let args_at = 28;
     bytes[args_at..args_at + 4].copy_from_slice(&6u32.to_ne_bytes());
-    let Ok(Record::ProcessExec(fixed, args, env)) = decode(&bytes) else {
-        panic!("no exec")
-    };
-    assert_eq!(
-        (fixed.args_len, args, env),
-        (6, &b"sh\0-c\0"[..], &b"A=1\0"[..])
-    );
+    let Ok(Record::ProcessExec(fixed, args, env)) = decode(&bytes) else { panic!("no exec") };
+    assert_eq!((fixed.args_len, args, env), (6, &b"sh\0-c\0"[..], &b"A=1\0"[..]));
     bytes[args_at..args_at + 4].copy_from_slice(&11u32.to_ne_bytes());
-    assert_eq!(
-        decode(&bytes),
-        Err(DecodeError::Length),
-        "more arguments than data"
-    );
+    assert_eq!(decode(&bytes), Err(DecodeError::Length), "more arguments than data");
     bytes[args_at..args_at + 4].copy_from_slice(&u32::MAX.to_ne_bytes());
     assert_eq!(decode(&bytes), Err(DecodeError::Length));
 }
@@ -118,16 +97,8 @@ fn every_kind_is_refused_when_it_is_cut_anywhere() {
         let bytes = record(kind, fixed, data, 0);
         assert!(decode(&bytes).is_ok(), "kind {kind}");
         for len in 0..bytes.len() {
-            let wanted = if len < fixed {
-                DecodeError::Truncated
-            } else {
-                DecodeError::Length
-            };
-            assert_eq!(
-                decode(&bytes[..len]),
-                Err(wanted),
-                "kind {kind} cut to {len}"
-            );
+            let wanted = if len < fixed { DecodeError::Truncated } else { DecodeError::Length };
+            assert_eq!(decode(&bytes[..len]), Err(wanted), "kind {kind} cut to {len}");
         }
     }
 }
@@ -144,20 +115,14 @@ fn bytes_behind_the_data_are_ignored() {
 #[test]
 fn other_versions_are_refused_before_anything_else_is_read() {
     for version in [0, RECORD_VERSION + 1, u16::MAX] {
-        assert_eq!(
-            decode(&header(999, version, 0)),
-            Err(DecodeError::Version(version))
-        );
+        assert_eq!(decode(&header(999, version, 0)), Err(DecodeError::Version(version)));
     }
 }
 
 #[test]
 fn unknown_kinds_are_refused() {
     for kind in [0, 8, u16::MAX] {
-        assert_eq!(
-            decode(&header(kind, RECORD_VERSION, 0)),
-            Err(DecodeError::Kind(kind))
-        );
+        assert_eq!(decode(&header(kind, RECORD_VERSION, 0)), Err(DecodeError::Kind(kind)));
     }
 }
 
@@ -170,10 +135,7 @@ fn a_length_larger_than_the_record_is_refused() {
             if has_data {
                 assert_eq!(decode(&bytes), Err(DecodeError::Length), "kind {kind}");
             } else {
-                assert!(
-                    decode(&bytes).is_ok(),
-                    "kind {kind} has no data to be short of"
-                );
+                assert!(decode(&bytes).is_ok(), "kind {kind} has no data to be short of");
             }
         }
     }
@@ -182,17 +144,10 @@ fn a_length_larger_than_the_record_is_refused() {
 #[test]
 fn integers_that_name_no_value_give_none() {
     let bytes = record(KIND_EXCHANGE_OPENED, size_of::<ExchangeOpened>(), b"", 0xff);
-    let Ok(Record::ExchangeOpened(fixed, _)) = decode(&bytes) else {
-        panic!("not opened")
-    };
-    assert_eq!(
-        (fixed.role(), fixed.correlation(), fixed.outcome()),
-        (None, None, None)
-    );
+    let Ok(Record::ExchangeOpened(fixed, _)) = decode(&bytes) else { panic!("not opened") };
+    assert_eq!((fixed.role(), fixed.correlation(), fixed.outcome()), (None, None, None));
     let bytes = record(KIND_EXCHANGE_CLOSED, size_of::<ExchangeClosed>(), b"", 0xff);
-    let Ok(Record::ExchangeClosed(fixed)) = decode(&bytes) else {
-        panic!("not closed")
-    };
+    let Ok(Record::ExchangeClosed(fixed)) = decode(&bytes) else { panic!("not closed") };
     assert_eq!(fixed.reason(), None);
 }
 

@@ -76,19 +76,11 @@ pub fn check(bytes: &[u8], kind: HeadKind, asked: &[Asked], seen: &Seen) {
             }
         };
         assert_eq!(message.content, content, "content of the message at {at}");
-        assert_eq!(
-            message.end,
-            len.map(|len| content_at + len),
-            "end of the message at {at}"
-        );
+        assert_eq!(message.end, len.map(|len| content_at + len), "end of the message at {at}");
         let Some(len) = len else { return };
         at = content_at + len;
         if kind == HeadKind::Request && head.facts & (FACT_UPGRADE | FACT_CONNECT) != 0 {
-            let held = if at < bytes.len() {
-                Ending::Held(at)
-            } else {
-                Ending::Between
-            };
+            let held = if at < bytes.len() { Ending::Held(at) } else { Ending::Between };
             assert_eq!(seen.ending, held, "after an upgrade");
             return;
         }
@@ -97,31 +89,17 @@ pub fn check(bytes: &[u8], kind: HeadKind, asked: &[Asked], seen: &Seen) {
 
 fn check_head(head: &Head, at: usize, message: &Message) {
     assert_eq!(message.start, at, "start of a message");
-    assert_eq!(
-        message.head_end,
-        Some(at + head.len),
-        "end of the head at {at}"
-    );
+    assert_eq!(message.head_end, Some(at + head.len), "end of the head at {at}");
     assert_eq!(message.status, head.status, "status of the head at {at}");
     let sure = !FACT_AMBIGUOUS;
     let facts = message.facts;
-    assert_eq!(
-        facts & sure,
-        head.facts & sure,
-        "facts of the head at {at}: {facts:#x}"
-    );
+    assert_eq!(facts & sure, head.facts & sure, "facts of the head at {at}: {facts:#x}");
     if head.facts & FACT_AMBIGUOUS != 0 {
         assert!(message.has(FACT_AMBIGUOUS), "the head at {at} is ambiguous");
     }
     if head.facts & (FACT_TRACEPARENT | FACT_TRACEPARENT_REPEATED) == FACT_TRACEPARENT {
-        assert_eq!(
-            message.traceparent, head.traceparent,
-            "trace context of the head at {at}"
-        );
-        assert_eq!(
-            message.traceparent_at, head.traceparent_at,
-            "its place in the head at {at}"
-        );
+        assert_eq!(message.traceparent, head.traceparent, "trace context of the head at {at}");
+        assert_eq!(message.traceparent_at, head.traceparent_at, "its place in the head at {at}");
     }
 }
 
@@ -160,10 +138,7 @@ fn read_head(bytes: &[u8], kind: HeadKind) -> Option<Head> {
         }
     }
     let text = &bytes[..head.len];
-    if text
-        .windows(2)
-        .any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
-    {
+    if text.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r') {
         head.facts |= FACT_AMBIGUOUS;
     }
     let mut codings = Vec::new();
@@ -200,10 +175,7 @@ fn read_head(bytes: &[u8], kind: HeadKind) -> Option<Head> {
         }
     }
     codings.retain(|coding| !coding.is_empty());
-    if codings
-        .last()
-        .is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"))
-    {
+    if codings.last().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
         head.facts |= FACT_CHUNKED;
     }
     if head.facts & FACT_CODING != 0 && head.facts & FACT_LENGTH != 0 {
@@ -218,9 +190,7 @@ fn length(value: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    text.parse::<u64>()
-        .ok()
-        .filter(|length| length / 10 <= u64::MAX >> 8)
+    text.parse::<u64>().ok().filter(|length| length / 10 <= u64::MAX >> 8)
 }
 
 fn request_framing(head: &Head) -> Option<Framing> {
@@ -269,14 +239,9 @@ fn read_chunks(bytes: &[u8]) -> Option<(Vec<u8>, Option<usize>)> {
             // Not whole or not valid: either way the rest is not told from here.
             return None;
         };
-        let digits = bytes[at..]
-            .iter()
-            .take_while(|b| b.is_ascii_hexdigit())
-            .count();
+        let digits = bytes[at..].iter().take_while(|b| b.is_ascii_hexdigit()).count();
         // No size at all and a bare line feed are taken by httparse, but not beyond doubt.
-        let doubtful = bytes[at..at + line - 2]
-            .iter()
-            .any(|b| matches!(b, b'\r' | b'\n'));
+        let doubtful = bytes[at..at + line - 2].iter().any(|b| matches!(b, b'\r' | b'\n'));
         if !(1..=15).contains(&digits) || doubtful {
             return None;
         }
@@ -320,11 +285,7 @@ pub fn traceparent(value: &[u8]) -> Option<TraceContext> {
     let field = |from: usize, to: usize| {
         let text = std::str::from_utf8(value.get(from..to)?).ok()?;
         let lower_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        if text.bytes().all(lower_hex) {
-            u64::from_str_radix(text, 16).ok()
-        } else {
-            None
-        }
+        if text.bytes().all(lower_hex) { u64::from_str_radix(text, 16).ok() } else { None }
     };
     let version = field(0, 2)?;
     let dashes = [2, 35, 52].iter().all(|at| value.get(*at) == Some(&b'-'));

@@ -19,29 +19,17 @@ const RESPONSES: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nConte
 HTTP/1.1 200HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nHTTP/1.0 204\r\n\r\n\
 HTTP/1.1 200 OK\r\nTransfer-Encoding:chunked\r\n\r\n1\r\na\r\n0\r\n\r\nHTTP/1.1 404 Not Found\r\n\r\nto the end";
 
-const ASKED: &[Asked] = &[
-    Asked::Plain,
-    Asked::Head,
-    Asked::Plain,
-    Asked::Plain,
-    Asked::Plain,
-];
+const ASKED: &[Asked] = &[Asked::Plain, Asked::Head, Asked::Plain, Asked::Plain, Asked::Plain];
 
 fn streams() -> [(&'static [u8], HeadKind); 2] {
-    [
-        (REQUESTS, HeadKind::Request),
-        (RESPONSES, HeadKind::Response),
-    ]
+    [(REQUESTS, HeadKind::Request), (RESPONSES, HeadKind::Response)]
 }
 
 #[test]
 fn the_streams_are_read_to_their_ends() {
     for (stream, kind) in streams() {
         let seen = read(stream, kind, ASKED, &Pieces::Whole, &Layout::PLAIN);
-        assert_eq!(
-            seen.messages.len(),
-            if kind == HeadKind::Request { 5 } else { 6 }
-        );
+        assert_eq!(seen.messages.len(), if kind == HeadKind::Request { 5 } else { 6 });
         reference::check(stream, kind, ASKED, &seen);
     }
 }
@@ -73,23 +61,11 @@ fn a_stream_anywhere_in_the_window_reads_the_same() {
     for (stream, kind) in streams() {
         let whole = read(stream, kind, ASKED, &Pieces::Whole, &Layout::PLAIN);
         for offset in 0..WINDOW {
-            let layout = Layout {
-                load: WINDOW,
-                offset,
-                garbage: Garbage::HeadEnds,
-            };
-            assert_eq!(
-                read(stream, kind, ASKED, &Pieces::Whole, &layout),
-                whole,
-                "at {offset}"
-            );
+            let layout = Layout { load: WINDOW, offset, garbage: Garbage::HeadEnds };
+            assert_eq!(read(stream, kind, ASKED, &Pieces::Whole, &layout), whole, "at {offset}");
         }
         for load in 1..40 {
-            let layout = Layout {
-                load,
-                offset: 3,
-                garbage: Garbage::Byte(b'\n'),
-            };
+            let layout = Layout { load, offset: 3, garbage: Garbage::Byte(b'\n') };
             assert_eq!(
                 read(stream, kind, ASKED, &Pieces::Whole, &layout),
                 whole,
@@ -152,11 +128,7 @@ fn fragment() -> impl Strategy<Value = Vec<u8>> {
 
 /// A stream whose messages have a start, and anything after it.
 fn stream(request: bool) -> impl Strategy<Value = Vec<u8>> {
-    let start: &[u8] = if request {
-        b"POST / HTTP/1.1\r\n"
-    } else {
-        b"HTTP/1.1 200 OK\r\n"
-    };
+    let start: &[u8] = if request { b"POST / HTTP/1.1\r\n" } else { b"HTTP/1.1 200 OK\r\n" };
     let message = proptest::collection::vec(fragment(), 0..9)
         .prop_map(move |parts| [start, &parts.concat()].concat());
     proptest::collection::vec(message, 1..4).prop_map(|messages| messages.concat())
@@ -171,14 +143,8 @@ fn message(request: bool) -> impl Strategy<Value = Vec<u8>> {
     };
     let header = "([A-Za-z][a-z-]{0,25}|[Tt]rac[a-z]{0,3}|[Cc]ontent-[a-z]{1,4}|[Tt]ran[a-z]{0,4}|[Uu]p[a-z]{0,3}):[ \t]{0,2}[!-~]{0,60}\r\n";
     let content = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..2000), 0..4);
-    (
-        start,
-        proptest::collection::vec(header, 0..8),
-        content,
-        any::<bool>(),
-        0..9usize,
-    )
-        .prop_map(|(start, headers, content, chunked, place)| {
+    (start, proptest::collection::vec(header, 0..8), content, any::<bool>(), 0..9usize).prop_map(
+        |(start, headers, content, chunked, place)| {
             let mut lines = headers;
             let length: usize = content.iter().map(Vec::len).sum();
             let framing = if chunked {
@@ -201,7 +167,8 @@ fn message(request: bool) -> impl Strategy<Value = Vec<u8>> {
                 bytes.extend_from_slice(b"0\r\n\r\n");
             }
             bytes
-        })
+        },
+    )
 }
 
 fn check(stream: &[u8], kind: HeadKind, asked: &[Asked], seed: u64) {
@@ -210,11 +177,7 @@ fn check(stream: &[u8], kind: HeadKind, asked: &[Asked], seed: u64) {
     let mut noise = Noise::new(seed);
     for pieces in [Pieces::Each(1), Pieces::Random(seed), Pieces::Random(!seed)] {
         let layout = bodies::layout(&mut noise);
-        assert_eq!(
-            read(stream, kind, asked, &pieces, &layout),
-            whole,
-            "{pieces:?} {layout:?}"
-        );
+        assert_eq!(read(stream, kind, asked, &pieces, &layout), whole, "{pieces:?} {layout:?}");
     }
 }
 

@@ -12,20 +12,13 @@ const VALUE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 #[test]
 fn the_place_of_the_value_is_counted_from_the_first_byte_of_the_head() {
     for (before, blank) in [("", " "), ("", ""), ("Host: x\r\n", "  \t "), ("\r\n", " ")] {
-        let (lead, before) = if before == "\r\n" {
-            (before, "")
-        } else {
-            ("", before)
-        };
+        let (lead, before) = if before == "\r\n" { (before, "") } else { ("", before) };
         let text = format!("{lead}GET / HTTP/1.1\r\n{before}traceparent:{blank}{VALUE} \r\n\r\n");
         let message = requests(text.as_bytes()).messages.remove(0);
         let at = message.start + message.traceparent_at;
         assert_eq!(&text[at..at + VALUE.len()], VALUE);
         assert_eq!(message.traceparent, parse(VALUE.as_bytes()));
-        assert_eq!(
-            &text[at + PARENT_OFFSET as usize..][..16],
-            "00f067aa0ba902b7"
-        );
+        assert_eq!(&text[at + PARENT_OFFSET as usize..][..16], "00f067aa0ba902b7");
         assert_eq!(message.facts, FACT_TRACEPARENT);
     }
 }
@@ -36,13 +29,8 @@ fn the_value_survives_every_cut() {
     let expected = requests(text.as_bytes());
     assert!(expected.messages[0].traceparent.is_some());
     for cut in 1..text.len() {
-        let seen = read(
-            text.as_bytes(),
-            HeadKind::Request,
-            &[],
-            &Pieces::CutAt(cut),
-            &Layout::PLAIN,
-        );
+        let seen =
+            read(text.as_bytes(), HeadKind::Request, &[], &Pieces::CutAt(cut), &Layout::PLAIN);
         assert_eq!(seen, expected, "cut at {cut}");
     }
 }
@@ -78,13 +66,7 @@ fn a_value_left_over_from_the_request_before_is_not_seen() {
     let text = format!("GET / HTTP/1.1\r\ntraceparent: {VALUE}\r\n\r\nGET / HTTP/1.1\r\n\r\n");
     let seen = requests(text.as_bytes());
     assert_eq!(seen.messages[1].facts, 0);
-    assert_eq!(
-        (
-            seen.messages[1].traceparent,
-            seen.messages[1].traceparent_at
-        ),
-        (None, 0)
-    );
+    assert_eq!((seen.messages[1].traceparent, seen.messages[1].traceparent_at), (None, 0));
 }
 
 #[test]
@@ -96,10 +78,7 @@ fn a_written_header_is_found_in_a_head() {
     head.extend_from_slice(&line);
     head.extend_from_slice(b"\r\n");
     let message = requests(&head).messages.remove(0);
-    assert_eq!(
-        (message.facts, message.traceparent),
-        (FACT_TRACEPARENT, Some(context))
-    );
+    assert_eq!((message.facts, message.traceparent), (FACT_TRACEPARENT, Some(context)));
 }
 
 proptest! {

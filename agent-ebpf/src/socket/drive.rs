@@ -157,12 +157,7 @@ unsafe fn read_locked<S: Source, const REQUESTS: bool>(
     };
     // SAFETY: the callback gets the `drive` that it expects.
     unsafe {
-        bpf_loop(
-            MAX_STEPS,
-            step::<S, REQUESTS> as *mut c_void,
-            (&raw mut drive).cast(),
-            0,
-        );
+        bpf_loop(MAX_STEPS, step::<S, REQUESTS> as *mut c_void, (&raw mut drive).cast(), 0);
     }
     if drive.stop == 0 && drive.at < drive.end {
         // Out of steps.

@@ -1,20 +1,19 @@
 //! Messages read off the packets of a connection (`cgroup_skb`).
 
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_fullsock,
     bpf_skb_load_bytes,
 };
-use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::programs::SkBuffContext;
 use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
-use tracewire_common::connection::{
-    CONN_ADOPTED, CONN_ENROLLED, CONN_OPAQUE, Connection,
-};
+use tracewire_common::connection::{CONN_ADOPTED, CONN_ENROLLED, CONN_OPAQUE, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Outcome, Role};
 use tracewire_common::stream::Stream;
 
+use crate::bounds::bounded;
 use crate::scratch::{claim, release};
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::{exchange, track};
@@ -304,15 +303,11 @@ unsafe fn keep_early_data(skb: *mut __sk_buff, sk: *mut bpf_sock) {
             count(Counter::EarlyHeadsTruncated);
         }
         (*data).len = len;
-        if len > 0
-            && bpf_skb_load_bytes(
-                skb.cast(),
-                segment.payload_at,
-                (&raw mut (*data).bytes).cast(),
-                len,
-            ) == 0
-        {
-            state::keep_early(&key, &*data);
+        if let Some(len) = bounded(len, WINDOW as u32) {
+            let to = (&raw mut (*data).bytes).cast();
+            if bpf_skb_load_bytes(skb.cast(), segment.payload_at, to, len) == 0 {
+                state::keep_early(&key, &*data);
+            }
         }
         release(claim);
     }
@@ -325,13 +320,8 @@ unsafe fn keep_early_data(skb: *mut __sk_buff, sk: *mut bpf_sock) {
 /// `skb` must be the program's context.
 #[inline(always)]
 unsafe fn early_key(skb: *mut __sk_buff, local_port: u16) -> Option<EarlyKey> {
-    let mut key = EarlyKey {
-        remote_addr: [0; 16],
-        local_addr: [0; 16],
-        remote_port: 0,
-        local_port,
-        pad: 0,
-    };
+    let mut key =
+        EarlyKey { remote_addr: [0; 16], local_addr: [0; 16], remote_port: 0, local_port, pad: 0 };
     let mut port = [0u8; 2];
     // SAFETY: the caller's promise; each destination is as long as the length given.
     unsafe {
@@ -364,10 +354,7 @@ unsafe fn early_key(skb: *mut __sk_buff, local_port: u16) -> Option<EarlyKey> {
 /// `drive.source` must be the program's context.
 #[inline(always)]
 unsafe fn load_packet(drive: &mut Drive, at: u32, len: u32) -> bool {
-    let len = len & 0x7ff;
-    if len == 0 || len > WINDOW as u32 {
-        return false;
-    }
+    let Some(len) = bounded(len, WINDOW as u32) else { return false };
     // SAFETY: the caller's promise; the window is that long.
     unsafe {
         bpf_skb_load_bytes(
@@ -426,8 +413,7 @@ impl Source for ClientPacket {
             Outcome::Missed
         };
         // SAFETY: live while the program runs.
-        let origin =
-            exchange::origin_of_request(unsafe { &*drive.connection }, drive.task);
+        let origin = exchange::origin_of_request(unsafe { &*drive.connection }, drive.task);
         let own = exchange::own_header(stream, &origin);
         let own_tracing = own == exchange::OwnHeader::Own;
         exchange::open_client(drive, stream, &origin, outcome, own_tracing);

@@ -10,10 +10,11 @@ use aya_ebpf::programs::SkMsgContext;
 use tracewire_common::config::{KernelConfig, MAX_INJECTED_HEAD, PROPAGATE_HTTP1, WINDOW};
 use tracewire_common::connection::{CONN_DISTRUSTED, CONN_OPAQUE, Connection};
 use tracewire_common::outcome::{Outcome, Role};
-use tracewire_common::parse::http1::FACT_AMBIGUOUS;
+use tracewire_common::parse::http1::{FACT_AMBIGUOUS, FACT_BROKEN, FACT_CHUNKED, FACT_CODING};
 use tracewire_common::parse::traceparent::{HEADER_LEN, PARENT_OFFSET, hex_id, write_header};
 use tracewire_common::stream::{Placement, Stream};
 
+use crate::bounds::bounded;
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::exchange::{self, Origin, OwnHeader};
 use crate::state::{self, config};
@@ -26,6 +27,12 @@ const SK_PASS: u32 = 1;
 /// charges for its own headers too, and a send that stops halfway after bytes were
 /// pushed miscounts what the application sent (`tcp_bpf_send_verdict`, net/ipv4/tcp_bpf.c).
 const HEADROOM: u32 = 4096;
+
+/// The program that sockets keep: see [`state::call_rewriting_stage`].
+#[inline(always)]
+pub(crate) fn enter(ctx: &SkMsgContext) {
+    state::call_rewriting_stage(ctx);
+}
 
 /// A process sends on an enrolled socket. Runs in the task that does.
 #[inline(always)]
@@ -65,14 +72,8 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
             }
             _ => return SK_PASS,
         }
-        let piece = Piece {
-            source: msg.cast(),
-            base: 0,
-            len,
-            seq,
-            now: bpf_ktime_get_ns(),
-            task: id,
-        };
+        let piece =
+            Piece { source: msg.cast(), base: 0, len, seq, now: bpf_ktime_get_ns(), task: id };
         drive::read::<Message, true>(connection, &piece);
         if (*connection).flags & CONN_POISONED != 0 { SK_DROP } else { SK_PASS }
     }
@@ -104,10 +105,7 @@ impl Source for Message {
     #[inline(always)]
     unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
         let msg = drive.source.cast::<sk_msg_md>();
-        let len = len & 0x7ff;
-        if len == 0 || len > WINDOW as u32 {
-            return false;
-        }
+        let Some(len) = bounded(len, WINDOW as u32) else { return false };
         // SAFETY: the trait's promise. After the pull the first piece starts at `at`
         // and holds `len` bytes; the helper checks what it reads all the same.
         unsafe {
@@ -181,7 +179,10 @@ unsafe fn write_context(
     if !state::process_may_be_touched(config, (drive.task >> 32) as u32) {
         return (Outcome::ProcessExcluded, 0);
     }
-    if stream.http1.facts() & FACT_AMBIGUOUS != 0 {
+    let facts = stream.http1.facts();
+    // A transfer coding without `chunked` leaves no length (RFC 9112 §6.3).
+    let unframed = facts & (FACT_CODING | FACT_CHUNKED) == FACT_CODING;
+    if facts & (FACT_AMBIGUOUS | FACT_BROKEN) != 0 || unframed {
         connection.flags |= CONN_DISTRUSTED;
         return (Outcome::Ambiguous, 0);
     }

@@ -1,8 +1,8 @@
 //! Connections as they are established and closed (`sock_ops`).
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE, bpf_sock_ops,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set,
@@ -14,6 +14,7 @@ use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Role};
 use tracewire_common::stream::Stream;
 
+use crate::bounds::bounded;
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::exchange;
 use crate::state::{self, EarlyKey, config, count};
@@ -120,12 +121,8 @@ unsafe fn set_addresses(connection: &mut Connection, ops: *mut bpf_sock_ops, fam
             set_ip4(connection, (*ops).local_ip4, (*ops).remote_ip4);
             return;
         }
-        let l = [
-            (*ops).local_ip6[0],
-            (*ops).local_ip6[1],
-            (*ops).local_ip6[2],
-            (*ops).local_ip6[3],
-        ];
+        let l =
+            [(*ops).local_ip6[0], (*ops).local_ip6[1], (*ops).local_ip6[2], (*ops).local_ip6[3]];
         let r = [
             (*ops).remote_ip6[0],
             (*ops).remote_ip6[1],
@@ -179,8 +176,7 @@ fn on_closed(ops: *mut bpf_sock_ops) {
         let reason =
             if responses.is_until_close() { EndReason::Complete } else { EndReason::Aborted };
         let (status, content) = (responses.status(), responses.content());
-        let (status, content) =
-            if responses.is_at_start() { (0, 0) } else { (status, content) };
+        let (status, content) = if responses.is_at_start() { (0, 0) } else { (status, content) };
         exchange::end_all(connection, bpf_ktime_get_ns(), reason, status, content);
     }
 }
@@ -224,11 +220,9 @@ impl Source for Early {
     #[inline(always)]
     unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
         let at = at as usize & (WINDOW - 1);
-        let len = if len as usize > WINDOW - at { (WINDOW - at) as u32 } else { len };
-        let len = len & 0x7ff;
-        if len == 0 || len > WINDOW as u32 {
-            return false;
-        }
+        let left = (WINDOW - at) as u32;
+        let len = if len > left { left } else { len };
+        let Some(len) = bounded(len, WINDOW as u32) else { return false };
         // SAFETY: source and window both hold WINDOW bytes, `at + len` is no more.
         unsafe {
             let from = drive.source.cast::<state::EarlyData>();

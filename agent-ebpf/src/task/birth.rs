@@ -1,7 +1,9 @@
 //! Rule 4, birth: a new thread or process starts with its creator's activity.
 
 use aya_ebpf::cty::c_void;
-use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel,
+};
 use tracewire_common::outcome::Correlation;
 use tracewire_common::records::{KIND_PROCESS_EXIT, KIND_PROCESS_FORK, ProcessEvent};
 

@@ -10,6 +10,7 @@ use aya_ebpf::macros::btf_map;
 use tracewire_common::config::KernelConfig;
 use tracewire_common::records::{KIND_PROCESS_EXEC, ProcessExec};
 
+use crate::bounds::bounded;
 use crate::emit;
 use crate::state::{config, forget_process, forget_task};
 
@@ -76,37 +77,36 @@ pub(crate) fn on_exec(task: *const c_void) {
     // the helpers check the addresses that they read.
     unsafe {
         let data = (&raw mut (*place).data).cast::<u8>();
-        let mut args = clamp(arg_len, MOST_ARGS);
-        if args > 0 && bpf_probe_read_user(data.cast(), args, arg_start as *const c_void) != 0 {
-            args = 0;
-        }
-        let args = if args > MOST_ARGS as u32 { MOST_ARGS as u32 } else { args };
-        let mut env = clamp(env_len, MOST_ENV);
-        if env > 0
-            && bpf_probe_read_user(data.add(args as usize).cast(), env, env_start as *const c_void)
-                != 0
-        {
-            env = 0;
-        }
-        let mut len = args + env;
-        if len > (MOST_ARGS + MOST_ENV) as u32 {
-            len = (MOST_ARGS + MOST_ENV) as u32;
-        }
+        let args = read_user(data, arg_start, arg_len, MOST_ARGS);
+        let Some(after_args) = bounded(args + 1, MOST_ARGS as u32 + 1) else { return };
+        let args = after_args - 1;
+        let env = read_user(data.add(args as usize), env_start, env_len, MOST_ENV);
         let mut comm = [0u8; 16];
         bpf_get_current_comm(comm.as_mut_ptr().cast(), 16);
         (*place).record = ProcessExec {
-            header: emit::header(KIND_PROCESS_EXEC, len),
+            header: emit::header(KIND_PROCESS_EXEC, args + env),
             time_ns: bpf_ktime_get_ns(),
             cgroup_id: bpf_get_current_cgroup_id(),
             tgid,
             args_len: args,
             comm,
         };
-        emit::output(place.cast(), (size_of::<ProcessExec>() as u32 + len) as u64);
+        const FIXED: u32 = size_of::<ProcessExec>() as u32;
+        let most = FIXED + (MOST_ARGS + MOST_ENV) as u32;
+        let Some(len) = bounded(FIXED + args + env, most) else { return };
+        emit::output(place.cast(), len as u64);
     }
 }
 
+/// Copies up to `most` bytes of the process's own memory. Answers how many.
+///
+/// # Safety
+///
+/// `to` must point to `most` writable bytes that the verifier knows as such.
 #[inline(always)]
-fn clamp(len: u64, most: usize) -> u32 {
-    if len > most as u64 { most as u32 } else { len as u32 }
+unsafe fn read_user(to: *mut u8, from: u64, len: u64, most: usize) -> u32 {
+    let len = if len > most as u64 { most as u32 } else { len as u32 };
+    let Some(len) = bounded(len, most as u32) else { return 0 };
+    // SAFETY: the caller's promise; the helper checks the address that it reads.
+    if unsafe { bpf_probe_read_user(to.cast(), len, from as *const c_void) } == 0 { len } else { 0 }
 }

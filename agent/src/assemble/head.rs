@@ -27,9 +27,7 @@ struct Parts<'a> {
 pub(crate) fn parse_head(bytes: &[u8], cut: bool) -> RequestHead {
     let parts = read(bytes);
     let target_is_cut = cut && parts.minor_version.is_none();
-    let mut builder = Builder {
-        text: String::with_capacity(bytes.len().min(512)),
-    };
+    let mut builder = Builder { text: String::with_capacity(bytes.len().min(512)) };
 
     let method = Method::parse(parts.method);
     let method_original = match method {
@@ -38,15 +36,10 @@ pub(crate) fn parse_head(bytes: &[u8], cut: bool) -> RequestHead {
     };
     let target = String::from_utf8_lossy(parts.target.unwrap_or_default());
     let target = Target::split(&target, method, target_is_cut);
-    let host_header = parts
-        .host
-        .map(|host| String::from_utf8_lossy(host.trim_ascii()));
+    let host_header = parts.host.map(|host| String::from_utf8_lossy(host.trim_ascii()));
 
     // RFC 9112 §3.2.2: the authority of an absolute-form target wins over `Host`.
-    let authority = target
-        .authority
-        .or(host_header.as_deref())
-        .map(without_userinfo);
+    let authority = target.authority.or(host_header.as_deref()).map(without_userinfo);
     let (authority, host, port) = match authority {
         Some(text) if !text.is_empty() => builder.push_authority(text),
         _ => (None, None, None),
@@ -55,15 +48,11 @@ pub(crate) fn parse_head(bytes: &[u8], cut: bool) -> RequestHead {
         method,
         minor_version: parts.minor_version,
         method_original,
-        scheme: target
-            .scheme
-            .and_then(|scheme| builder.push(&scheme.to_ascii_lowercase())),
+        scheme: target.scheme.and_then(|scheme| builder.push(&scheme.to_ascii_lowercase())),
         authority,
         host,
         port,
-        has_userinfo: target
-            .authority
-            .is_some_and(|authority| authority.contains('@')),
+        has_userinfo: target.authority.is_some_and(|authority| authority.contains('@')),
         path: target.path.and_then(|path| builder.push(path)),
         query: target.query.and_then(|query| builder.push_query(query)),
         user_agent: parts.user_agent.and_then(|agent| builder.push_lossy(agent)),
@@ -168,10 +157,7 @@ impl<'a> Target<'a> {
             return Self::default().with_path(target);
         }
         if method == Method::Connect {
-            return Self {
-                authority: (!is_cut).then_some(target),
-                ..Self::default()
-            };
+            return Self { authority: (!is_cut).then_some(target), ..Self::default() };
         }
         let Some((scheme, rest)) = target.split_once("://") else {
             // Of no form that exists; still the best there is for a path.
@@ -183,17 +169,9 @@ impl<'a> Target<'a> {
             None if is_cut => return Self::default(),
             None => (rest, ""),
         };
-        let head = Self {
-            scheme: Some(scheme),
-            authority: Some(authority),
-            ..Self::default()
-        };
+        let head = Self { scheme: Some(scheme), authority: Some(authority), ..Self::default() };
         // RFC 9110 §4.2.3: an empty path is the same as "/".
-        if path.is_empty() {
-            head.with_path("/")
-        } else {
-            head.with_path(path)
-        }
+        if path.is_empty() { head.with_path("/") } else { head.with_path(path) }
     }
 
     fn with_path(mut self, target: &'a str) -> Self {
@@ -208,9 +186,7 @@ impl<'a> Target<'a> {
 }
 
 fn without_userinfo(authority: &str) -> &str {
-    authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host)
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 /// Gathers the kept texts into one.
@@ -233,11 +209,7 @@ impl Builder {
     }
 
     fn push_lossy(&mut self, bytes: &[u8]) -> Option<TextRange> {
-        if bytes.is_empty() {
-            None
-        } else {
-            self.push(&String::from_utf8_lossy(bytes))
-        }
+        if bytes.is_empty() { None } else { self.push(&String::from_utf8_lossy(bytes)) }
     }
 
     fn push_query(&mut self, query: &str) -> Option<TextRange> {
@@ -268,11 +240,7 @@ impl Builder {
             start: (start + host_start) as u16,
             end: (start + host_end) as u16,
         });
-        (
-            range,
-            host.filter(|host| host.start != host.end),
-            port.and_then(|port| port.parse().ok()),
-        )
+        (range, host.filter(|host| host.start != host.end), port.and_then(|port| port.parse().ok()))
     }
 }
 

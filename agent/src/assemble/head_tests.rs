@@ -47,21 +47,14 @@ fn the_authority_of_an_absolute_target_wins_over_host_and_loses_its_credentials(
     assert!(head.has_userinfo);
     assert_eq!(path(&head), Some("/a"));
     assert_eq!(query(&head), Some("sig=REDACTED"));
-    assert!(
-        !head.text.contains("pa%40ss") && !head.text.contains("abc"),
-        "{}",
-        head.text
-    );
+    assert!(!head.text.contains("pa%40ss") && !head.text.contains("abc"), "{}", head.text);
 }
 
 #[test]
 fn an_absolute_target_without_path_asks_for_the_root() {
     let head = parse("GET http://a.test?x=1 HTTP/1.1\r\n\r\n");
     assert_eq!((path(&head), query(&head)), (Some(""), Some("x=1")));
-    assert_eq!(
-        path(&parse("GET http://a.test HTTP/1.1\r\n\r\n")),
-        Some("/")
-    );
+    assert_eq!(path(&parse("GET http://a.test HTTP/1.1\r\n\r\n")), Some("/"));
 }
 
 #[test]
@@ -82,10 +75,7 @@ fn an_ipv6_host_loses_its_brackets_and_keeps_its_colons() {
 
 #[test]
 fn the_asterisk_is_a_path() {
-    assert_eq!(
-        path(&parse("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")),
-        Some("*")
-    );
+    assert_eq!(path(&parse("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")), Some("*"));
 }
 
 #[test]
@@ -98,10 +88,8 @@ fn an_unknown_method_is_kept_as_it_was_sent() {
 
 #[test]
 fn a_head_cut_in_its_headers_keeps_those_that_are_whole() {
-    let head = parse_head(
-        b"GET /a HTTP/1.1\r\nHost: a.test\r\nUser-Agent: x\r\nCookie: abcdef",
-        true,
-    );
+    let head =
+        parse_head(b"GET /a HTTP/1.1\r\nHost: a.test\r\nUser-Agent: x\r\nCookie: abcdef", true);
     assert_eq!(path(&head), Some("/a"));
     assert_eq!(host(&head), Some("a.test"));
     assert_eq!(user_agent(&head), Some("x"));
@@ -111,10 +99,7 @@ fn a_head_cut_in_its_headers_keeps_those_that_are_whole() {
 fn a_head_cut_in_its_target_keeps_what_there_is() {
     let head = parse_head(b"GET /very/long?sig=secr", true);
     assert_eq!(head.method, Method::Get);
-    assert_eq!(
-        (path(&head), query(&head)),
-        (Some("/very/long"), Some("sig=REDACTED"))
-    );
+    assert_eq!((path(&head), query(&head)), (Some("/very/long"), Some("sig=REDACTED")));
     assert_eq!(head.minor_version, None);
 }
 
@@ -146,15 +131,9 @@ fn more_headers_than_are_looked_at_do_no_harm() {
 
 #[test]
 fn bytes_that_are_not_utf8_are_replaced() {
-    let head = parse_head(
-        b"GET /\xff HTTP/1.1\r\nHost: a\r\nUser-Agent: \xfe\r\n\r\n",
-        false,
-    );
+    let head = parse_head(b"GET /\xff HTTP/1.1\r\nHost: a\r\nUser-Agent: \xfe\r\n\r\n", false);
     assert_eq!(path(&head), Some("/\u{fffd}"));
-    assert_eq!(
-        (host(&head), user_agent(&head)),
-        (Some("a"), Some("\u{fffd}"))
-    );
+    assert_eq!((host(&head), user_agent(&head)), (Some("a"), Some("\u{fffd}")));
     assert_eq!(head.minor_version, Some(1));
 }
 

@@ -63,8 +63,7 @@ impl Assembler {
     pub(crate) fn on_record(&mut self, record: Record<'_>) {
         match record {
             Record::HeadFragment(fragment, data) => {
-                self.open
-                    .add_fragment(&fragment, data, self.now_ns, &self.metrics);
+                self.open.add_fragment(&fragment, data, self.now_ns, &self.metrics);
             }
             Record::ExchangeOpened(opened, data) => self.on_opened(opened, data),
             Record::ExchangeClosed(closed) => self.on_closed(&closed),
@@ -89,10 +88,7 @@ impl Assembler {
     }
 
     fn on_opened(&mut self, opened: ExchangeOpened, data: &[u8]) {
-        let key = ExchangeKey {
-            connection: opened.connection,
-            sequence: opened.sequence,
-        };
+        let key = ExchangeKey { connection: opened.connection, sequence: opened.sequence };
         let bytes = self.open.take_head(key, opened.head_offset, data);
         let cut = bytes.len() < opened.head_len as usize;
         if cut {
@@ -102,19 +98,11 @@ impl Assembler {
         if !head::is_parsed(&request) {
             self.metrics.increment(Metric::HeadsUnparsed);
         }
-        self.open.insert(
-            key,
-            OpenExchange { opened, request },
-            self.now_ns,
-            &self.metrics,
-        );
+        self.open.insert(key, OpenExchange { opened, request }, self.now_ns, &self.metrics);
     }
 
     fn on_closed(&mut self, closed: &ExchangeClosed) {
-        let key = ExchangeKey {
-            connection: closed.connection,
-            sequence: closed.sequence,
-        };
+        let key = ExchangeKey { connection: closed.connection, sequence: closed.sequence };
         let exchange = match self.open.remove(key) {
             Some(exchange) if exchange.opened.span_id == closed.span_id => exchange,
             _ => return self.metrics.increment(Metric::DropUnpaired),
@@ -131,16 +119,8 @@ impl Assembler {
             }
         };
         // A server's process is often known only after it has read the request.
-        let tgid = if closed.tgid != 0 {
-            closed.tgid
-        } else {
-            opened.tgid
-        };
-        let cgroup_id = if closed.cgroup_id != 0 {
-            closed.cgroup_id
-        } else {
-            opened.cgroup_id
-        };
+        let tgid = if closed.tgid != 0 { closed.tgid } else { opened.tgid };
+        let cgroup_id = if closed.cgroup_id != 0 { closed.cgroup_id } else { opened.cgroup_id };
         let Some(resource) = self.processes.resource(tgid, cgroup_id, self.now_ns) else {
             return self.metrics.increment(Metric::ProcessExcluded);
         };
@@ -177,8 +157,7 @@ impl Assembler {
         if self.batch.is_empty() {
             return;
         }
-        self.metrics
-            .add(Metric::SpansFinished, self.batch.len() as u64);
+        self.metrics.add(Metric::SpansFinished, self.batch.len() as u64);
         // The next batch will likely be as long as this one.
         let next = Vec::with_capacity(self.batch.len());
         self.sink.push(std::mem::replace(&mut self.batch, next));

@@ -75,12 +75,7 @@ pub(crate) struct OpenExchanges {
 impl OpenExchanges {
     /// Empty tables.
     pub(crate) fn new(limits: OpenLimits) -> Self {
-        Self {
-            exchanges: FxHashMap::default(),
-            heads: FxHashMap::default(),
-            limits,
-            swept_ns: 0,
-        }
+        Self { exchanges: FxHashMap::default(), heads: FxHashMap::default(), limits, swept_ns: 0 }
     }
 
     /// Keeps a piece of a long head until the exchange is opened.
@@ -91,10 +86,7 @@ impl OpenExchanges {
         now_ns: u64,
         metrics: &Metrics,
     ) {
-        let key = ExchangeKey {
-            connection: fragment.connection,
-            sequence: fragment.sequence,
-        };
+        let key = ExchangeKey { connection: fragment.connection, sequence: fragment.sequence };
         let is_full = self.heads.len() >= self.limits.fragments;
         let head = match self.heads.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -102,10 +94,9 @@ impl OpenExchanges {
                 metrics.increment(Metric::DropFragmentsFull);
                 return;
             }
-            Entry::Vacant(entry) => entry.insert(PartialHead {
-                bytes: Vec::new(),
-                since_ns: now_ns,
-            }),
+            Entry::Vacant(entry) => {
+                entry.insert(PartialHead { bytes: Vec::new(), since_ns: now_ns })
+            }
         };
         append(&mut head.bytes, fragment.offset, data);
     }
@@ -171,17 +162,13 @@ impl OpenExchanges {
         self.swept_ns = now_ns;
         let oldest = now_ns.saturating_sub(self.limits.exchange_age_ns);
         let before = self.exchanges.len();
-        self.exchanges
-            .retain(|_, exchange| exchange.opened.started_ns >= oldest);
+        self.exchanges.retain(|_, exchange| exchange.opened.started_ns >= oldest);
         metrics.add(Metric::DropExpired, (before - self.exchanges.len()) as u64);
 
         let oldest = now_ns.saturating_sub(self.limits.fragment_age_ns);
         let before = self.heads.len();
         self.heads.retain(|_, head| head.since_ns >= oldest);
-        metrics.add(
-            Metric::DropFragmentsExpired,
-            (before - self.heads.len()) as u64,
-        );
+        metrics.add(Metric::DropFragmentsExpired, (before - self.heads.len()) as u64);
     }
 }
 
@@ -200,26 +187,15 @@ fn append(bytes: &mut Vec<u8>, offset: u32, data: &[u8]) {
 mod tests {
     use super::*;
 
-    const KEY: ExchangeKey = ExchangeKey {
-        connection: 7,
-        sequence: 1,
-    };
+    const KEY: ExchangeKey = ExchangeKey { connection: 7, sequence: 1 };
 
     fn fragment(offset: u32) -> HeadFragment {
-        HeadFragment {
-            connection: 7,
-            sequence: 1,
-            offset,
-            ..HeadFragment::default()
-        }
+        HeadFragment { connection: 7, sequence: 1, offset, ..HeadFragment::default() }
     }
 
     fn exchange(started_ns: u64) -> OpenExchange {
         OpenExchange {
-            opened: ExchangeOpened {
-                started_ns,
-                ..ExchangeOpened::default()
-            },
+            opened: ExchangeOpened { started_ns, ..ExchangeOpened::default() },
             request: crate::assemble::parse_head(b"GET / HTTP/1.1\r\n\r\n", false),
         }
     }
@@ -230,10 +206,7 @@ mod tests {
         let mut open = OpenExchanges::new(OpenLimits::default());
         open.add_fragment(&fragment(0), b"GET /a", 1, &metrics);
         open.add_fragment(&fragment(6), b"/b HT", 1, &metrics);
-        assert_eq!(
-            &*open.take_head(KEY, 11, b"TP/1.1\r\n\r\n"),
-            b"GET /a/b HTTP/1.1\r\n\r\n"
-        );
+        assert_eq!(&*open.take_head(KEY, 11, b"TP/1.1\r\n\r\n"), b"GET /a/b HTTP/1.1\r\n\r\n");
         assert_eq!(&*open.take_head(KEY, 0, b"next"), b"next");
     }
 
@@ -249,27 +222,12 @@ mod tests {
     #[test]
     fn a_full_table_drops_the_newest_and_counts_it() {
         let metrics = Metrics::default();
-        let limits = OpenLimits {
-            exchanges: 2,
-            fragments: 1,
-            ..OpenLimits::default()
-        };
+        let limits = OpenLimits { exchanges: 2, fragments: 1, ..OpenLimits::default() };
         let mut open = OpenExchanges::new(limits);
         for connection in 0..3 {
-            let key = ExchangeKey {
-                connection,
-                sequence: 0,
-            };
+            let key = ExchangeKey { connection, sequence: 0 };
             open.insert(key, exchange(1), 1, &metrics);
-            open.add_fragment(
-                &HeadFragment {
-                    connection,
-                    ..fragment(0)
-                },
-                b"x",
-                1,
-                &metrics,
-            );
+            open.add_fragment(&HeadFragment { connection, ..fragment(0) }, b"x", 1, &metrics);
         }
         assert_eq!(open.len(), 2);
         assert_eq!(metrics.get(Metric::DropPendingFull), 1);
@@ -283,12 +241,7 @@ mod tests {
         let mut open = OpenExchanges::new(limits);
         let late = limits.exchange_age_ns + 10 * SWEEP_NS;
         open.insert(KEY, exchange(1), 1, &metrics);
-        open.insert(
-            ExchangeKey { sequence: 2, ..KEY },
-            exchange(late),
-            late,
-            &metrics,
-        );
+        open.insert(ExchangeKey { sequence: 2, ..KEY }, exchange(late), late, &metrics);
         open.add_fragment(&fragment(0), b"x", 1, &metrics);
         open.sweep(late, &metrics);
         assert_eq!(open.len(), 1);

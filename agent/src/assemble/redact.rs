@@ -72,16 +72,7 @@ mod tests {
 
     #[test]
     fn keys_match_by_case_and_as_a_whole() {
-        for query in [
-            "Sig=1",
-            "signature=1",
-            "mysig=1",
-            "sig",
-            "sigs=1",
-            "",
-            "&&",
-            "a=sig=1",
-        ] {
+        for query in ["Sig=1", "signature=1", "mysig=1", "sig", "sigs=1", "", "&&", "a=sig=1"] {
             assert_eq!(redacted(query), query);
         }
     }

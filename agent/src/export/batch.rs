@@ -18,10 +18,7 @@ pub(crate) struct BatchLimits {
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self {
-            spans: 2_000,
-            bytes: 1024 * 1024,
-        }
+        Self { spans: 2_000, bytes: 1024 * 1024 }
     }
 }
 
@@ -106,11 +103,7 @@ impl Batch {
         let mut body = Vec::with_capacity(self.bytes);
         for group in &self.groups {
             let scope_spans = self.scope.len() + group.spans.len();
-            put_header(
-                &mut body,
-                1,
-                group.encoded_resource.len() + field_len(scope_spans),
-            );
+            put_header(&mut body, 1, group.encoded_resource.len() + field_len(scope_spans));
             body.extend_from_slice(&group.encoded_resource);
             put_header(&mut body, 2, scope_spans);
             body.extend_from_slice(&self.scope);
@@ -121,10 +114,7 @@ impl Batch {
         self.index.clear();
         self.spans = 0;
         self.bytes = 0;
-        SealedBatch {
-            body: body.into(),
-            spans,
-        }
+        SealedBatch { body: body.into(), spans }
     }
 
     fn add_group(&mut self, resource: &Arc<Resource>) -> usize {
@@ -166,21 +156,12 @@ mod tests {
         let sealed = batch.seal();
         assert_eq!(sealed.spans, 3);
         let request = decode(&sealed);
-        let counts: Vec<_> = request
-            .resource_spans
-            .iter()
-            .map(|group| group.scope_spans[0].spans.len())
-            .collect();
+        let counts: Vec<_> =
+            request.resource_spans.iter().map(|group| group.scope_spans[0].spans.len()).collect();
         assert_eq!(counts, [2, 1]);
         for group in request.resource_spans {
-            let scope = group.scope_spans[0]
-                .scope
-                .clone()
-                .expect("a scope is written");
-            assert_eq!(
-                (scope.name.as_str(), scope.version.is_empty()),
-                ("tracewire", false)
-            );
+            let scope = group.scope_spans[0].scope.clone().expect("a scope is written");
+            assert_eq!((scope.name.as_str(), scope.version.is_empty()), ("tracewire", false));
             let resource = group.resource.expect("a resource is written");
             assert_eq!(resource.attributes[0].key, "service.name");
         }
@@ -189,10 +170,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_full_by_spans() {
-        let mut batch = Batch::new(BatchLimits {
-            spans: 2,
-            bytes: usize::MAX,
-        });
+        let mut batch = Batch::new(BatchLimits { spans: 2, bytes: usize::MAX });
         let span = example(Arc::new(Resource::unknown()));
         batch.push(&span);
         assert!(!batch.is_full());
@@ -202,10 +180,7 @@ mod tests {
 
     #[test]
     fn a_body_stays_within_its_bytes_but_for_the_last_span() {
-        let limits = BatchLimits {
-            spans: usize::MAX,
-            bytes: 64 * 1024,
-        };
+        let limits = BatchLimits { spans: usize::MAX, bytes: 64 * 1024 };
         let mut batch = Batch::new(limits);
         let mut largest = 0;
         while !batch.is_full() {
@@ -215,11 +190,7 @@ mod tests {
             largest = largest.max(batch.bytes - before);
         }
         let sealed = batch.seal();
-        assert!(
-            sealed.body.len() <= limits.bytes + largest,
-            "{}",
-            sealed.body.len()
-        );
+        assert!(sealed.body.len() <= limits.bytes + largest, "{}", sealed.body.len());
         decode(&sealed);
     }
 }

@@ -62,11 +62,7 @@ impl SpanEncoder {
             // Status { code: STATUS_CODE_ERROR }; the reason is in the attributes.
             put_bytes(out, 15, &[3 << 3 | WIRE_VARINT as u8, 2]);
         }
-        let remote = if span.correlation == Correlation::Wire {
-            FLAG_IS_REMOTE
-        } else {
-            0
-        };
+        let remote = if span.correlation == Correlation::Wire { FLAG_IS_REMOTE } else { 0 };
         put_tag(out, 16, WIRE_FIXED32);
         // What is not sampled is never recorded.
         let flags = u32::from(FLAG_SAMPLED) | FLAG_HAS_IS_REMOTE | remote;
@@ -75,10 +71,7 @@ impl SpanEncoder {
 
     fn attributes(&mut self, span: &Span) {
         let Self { body, text } = self;
-        let mut out = Attributes {
-            out: body,
-            field: 9,
-        };
+        let mut out = Attributes { out: body, field: 9 };
         let request = &span.request;
 
         out.text("http.request.method", request.method.as_str());
@@ -153,10 +146,7 @@ impl SpanEncoder {
 /// The resource as an element of `ResourceSpans`.
 pub(crate) fn append_resource(resource: &Resource, out: &mut Vec<u8>) {
     let mut body = Vec::with_capacity(512);
-    let mut attributes = Attributes {
-        out: &mut body,
-        field: 1,
-    };
+    let mut attributes = Attributes { out: &mut body, field: 1 };
     attributes.text("service.name", &resource.service_name);
     for (key, value) in &resource.attributes {
         match value {
@@ -266,10 +256,7 @@ impl Attributes<'_> {
     fn entry(&mut self, key: &str, value_len: usize) {
         let key_len = 1 + varint_len(key.len() as u64) + key.len();
         put_tag(self.out, self.field, WIRE_BYTES);
-        put_varint(
-            self.out,
-            (key_len + 1 + varint_len(value_len as u64) + value_len) as u64,
-        );
+        put_varint(self.out, (key_len + 1 + varint_len(value_len as u64) + value_len) as u64);
         put_bytes(self.out, 1, key.as_bytes());
         put_tag(self.out, 2, WIRE_BYTES);
         put_varint(self.out, value_len as u64);

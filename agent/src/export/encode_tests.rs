@@ -13,11 +13,7 @@ fn decode(span: &Span) -> ProtoSpan {
     SpanEncoder::default().append(span, &mut bytes);
     let mut scope =
         ScopeSpans::decode(&bytes[..]).expect("the generated types read what was written");
-    assert_eq!(
-        scope.encode_to_vec(),
-        bytes,
-        "nothing was unknown or out of order"
-    );
+    assert_eq!(scope.encode_to_vec(), bytes, "nothing was unknown or out of order");
     scope.spans.remove(0)
 }
 
@@ -25,10 +21,7 @@ fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     let texts: BTreeMap<_, _> = attributes
         .iter()
         .map(|attribute| {
-            let value = attribute
-                .value
-                .as_ref()
-                .and_then(|value| value.value.as_ref());
+            let value = attribute.value.as_ref().and_then(|value| value.value.as_ref());
             let text = match value.expect("every attribute has a value") {
                 Value::StringValue(text) => text.clone(),
                 Value::IntValue(number) => number.to_string(),
@@ -51,10 +44,8 @@ fn span(kind: SpanKind, head: &str) -> Span {
 
 #[track_caller]
 fn expect(attributes: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
-    let expected: BTreeMap<_, _> = expected
-        .iter()
-        .map(|(key, value)| (key.to_string(), value.to_string()))
-        .collect();
+    let expected: BTreeMap<_, _> =
+        expected.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
     assert_eq!(*attributes, expected);
 }
 
@@ -149,19 +140,10 @@ fn credentials_of_a_url_are_redacted() {
 fn every_form_of_target_gives_a_url() {
     let cases = [
         ("GET /x HTTP/1.0\r\n\r\n", "http://127.0.0.1:40000/x"),
-        (
-            "OPTIONS * HTTP/1.1\r\nHost: a.test:81\r\n\r\n",
-            "http://a.test:81",
-        ),
-        (
-            "CONNECT a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n",
-            "//a.test:443",
-        ),
+        ("OPTIONS * HTTP/1.1\r\nHost: a.test:81\r\n\r\n", "http://a.test:81"),
+        ("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n", "//a.test:443"),
         ("GET http://a.test HTTP/1.1\r\n\r\n", "http://a.test/"),
-        (
-            "GET /x HTTP/1.1\r\nHost: [::1]:81\r\n\r\n",
-            "http://[::1]:81/x",
-        ),
+        ("GET /x HTTP/1.1\r\nHost: [::1]:81\r\n\r\n", "http://[::1]:81/x"),
     ];
     for (head, expected) in cases {
         assert_eq!(url(head).as_deref(), Some(expected), "{head}");
@@ -170,10 +152,7 @@ fn every_form_of_target_gives_a_url() {
 
 #[test]
 fn an_unknown_method_is_other_with_its_original() {
-    let proto = decode(&span(
-        SpanKind::Server,
-        "PURGE /x HTTP/1.1\r\nHost: a\r\n\r\n",
-    ));
+    let proto = decode(&span(SpanKind::Server, "PURGE /x HTTP/1.1\r\nHost: a\r\n\r\n"));
     let attributes = texts(&proto.attributes);
     assert_eq!(proto.name, "HTTP");
     assert_eq!(attributes["http.request.method"], "_OTHER");
@@ -210,13 +189,7 @@ fn a_response_whose_end_was_lost_says_so_and_is_no_error() {
 #[test]
 fn addresses_are_written_as_everybody_writes_them() {
     let mut text = String::new();
-    for ip in [
-        "0.0.0.0",
-        "10.9.99.100",
-        "255.200.7.1",
-        "::1",
-        "2001:db8::7",
-    ] {
+    for ip in ["0.0.0.0", "10.9.99.100", "255.200.7.1", "::1", "2001:db8::7"] {
         write_ip(&mut text, ip.parse().expect("an address"));
         assert_eq!(text, ip);
     }

@@ -159,10 +159,7 @@ impl OtlpExporter {
             metrics,
             last_log: Mutex::new(None),
         };
-        Ok(Self {
-            sender: Arc::new(sender),
-            config,
-        })
+        Ok(Self { sender: Arc::new(sender), config })
     }
 
     /// Sends what comes out of the queue until it ends, then what is left within
@@ -329,15 +326,8 @@ impl Sender {
         *request.metadata_mut() = self.metadata.clone();
         let call = async {
             let mut grpc = Grpc::new(self.channel.clone());
-            grpc.ready()
-                .await
-                .map_err(|error| Status::from_error(error.into()))?;
-            grpc.unary(
-                request,
-                PathAndQuery::from_static(EXPORT_PATH),
-                EncodedRequests,
-            )
-            .await
+            grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+            grpc.unary(request, PathAndQuery::from_static(EXPORT_PATH), EncodedRequests).await
         };
         match timeout(self.timeout, call).await {
             Ok(result) => Ok(result?.into_inner()),
@@ -349,11 +339,8 @@ impl Sender {
         let Some(partial) = response.partial_success else {
             return self.metrics.add(Metric::SpansExported, batch.spans);
         };
-        let rejected = u64::try_from(partial.rejected_spans)
-            .unwrap_or(0)
-            .min(batch.spans);
-        self.metrics
-            .add(Metric::SpansExported, batch.spans - rejected);
+        let rejected = u64::try_from(partial.rejected_spans).unwrap_or(0).min(batch.spans);
+        self.metrics.add(Metric::SpansExported, batch.spans - rejected);
         self.metrics.add(Metric::DropRejected, rejected);
         // No rejection, yet a message: a warning to pass on (specification, partial success).
         if (rejected != 0 || !partial.error_message.is_empty()) && self.may_log() {
@@ -473,11 +460,9 @@ impl Decoder for EncodedRequests {
     type Error = Status;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        ExportTraceServiceResponse::decode(bytes)
-            .map(Some)
-            .map_err(|error| {
-                Status::internal(format!("the collector's answer is malformed: {error}"))
-            })
+        ExportTraceServiceResponse::decode(bytes).map(Some).map_err(|error| {
+            Status::internal(format!("the collector's answer is malformed: {error}"))
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use std::collections::VecDeque;
 use tokio::task::JoinHandle;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Response};
 
 type Answer = Result<ExportTraceServiceResponse, Status>;
@@ -27,47 +28,30 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.requests
-            .lock()
-            .expect("no test panics with it")
-            .push(request);
-        let answer = self
-            .answers
-            .lock()
-            .expect("no test panics with it")
-            .pop_front();
-        answer
-            .unwrap_or_else(|| Ok(ExportTraceServiceResponse::default()))
-            .map(Response::new)
+        self.requests.lock().expect("no test panics with it").push(request);
+        let answer = self.answers.lock().expect("no test panics with it").pop_front();
+        answer.unwrap_or_else(|| Ok(ExportTraceServiceResponse::default())).map(Response::new)
     }
 }
 
 impl Collector {
     fn answering(answers: impl IntoIterator<Item = Answer>) -> Self {
         let collector = Self::default();
-        collector
-            .answers
-            .lock()
-            .expect("nobody else has it")
-            .extend(answers);
+        collector.answers.lock().expect("nobody else has it").extend(answers);
         collector
     }
 
     /// Serves on a port of the system's choice; returns the endpoint.
     fn serve(&self) -> String {
-        let listener =
-            std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        let port = listener.local_addr().map(|address| address.port());
-        // Free again for the server; nobody else asks for it in between.
-        drop(listener);
-        let port = port.expect("a bound socket has an address");
-        let service = TraceServiceServer::new(self.clone());
-        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-        tokio::spawn(
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve(address),
-        );
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+            .and_then(tokio::net::TcpListener::from_std)
+            .expect("loopback has a free port");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(self.clone()))
+            .serve_with_incoming(TcpIncoming::from(listener));
+        tokio::spawn(server);
         format!("http://127.0.0.1:{port}")
     }
 
@@ -76,11 +60,7 @@ impl Collector {
         let requests = self.requests.lock().expect("no test panics with it");
         let spans = |request: &Request<ExportTraceServiceRequest>| {
             let groups = &request.get_ref().resource_spans;
-            groups
-                .iter()
-                .flat_map(|group| &group.scope_spans)
-                .map(|scope| scope.spans.len())
-                .sum()
+            groups.iter().flat_map(|group| &group.scope_spans).map(|scope| scope.spans.len()).sum()
         };
         requests.iter().map(spans).collect()
     }
@@ -98,16 +78,11 @@ impl Running {
         let (sink, source) = queue(1_000, Arc::clone(&metrics));
         let exporter =
             OtlpExporter::new(config, Arc::clone(&metrics)).expect("a good configuration");
-        Self {
-            sink,
-            metrics,
-            task: tokio::spawn(exporter.run(source)),
-        }
+        Self { sink, metrics, task: tokio::spawn(exporter.run(source)) }
     }
 
     fn push(&self, count: usize) {
-        self.sink
-            .push(vec![example(Arc::new(Resource::unknown())); count]);
+        self.sink.push(vec![example(Arc::new(Resource::unknown())); count]);
     }
 
     /// Ends the queue and waits for the exporter.
@@ -119,29 +94,20 @@ impl Running {
 }
 
 fn config(endpoint: String) -> OtlpConfig {
-    OtlpConfig {
-        linger: Duration::from_millis(50),
-        ..OtlpConfig::new(endpoint)
-    }
+    OtlpConfig { linger: Duration::from_millis(50), ..OtlpConfig::new(endpoint) }
 }
 
 #[tokio::test]
 async fn spans_arrive_with_the_configured_headers() {
     let collector = Collector::default();
     let headers = vec![("x-token".to_owned(), "hush".to_owned())];
-    let exporter = Running::start(OtlpConfig {
-        headers,
-        ..config(collector.serve())
-    });
+    let exporter = Running::start(OtlpConfig { headers, ..config(collector.serve()) });
     exporter.push(3);
     let metrics = exporter.finish().await;
     assert_eq!(collector.received(), [3]);
     assert_eq!(metrics.get(Metric::SpansExported), 3);
     let requests = collector.requests.lock().expect("the server is idle");
-    assert_eq!(
-        requests[0].metadata().get("x-token").map(|v| v.as_bytes()),
-        Some(&b"hush"[..])
-    );
+    assert_eq!(requests[0].metadata().get("x-token").map(|v| v.as_bytes()), Some(&b"hush"[..]));
 }
 
 #[tokio::test]
@@ -161,14 +127,8 @@ async fn spans_do_not_wait_longer_than_the_linger() {
 #[tokio::test]
 async fn requests_keep_to_their_limits() {
     let collector = Collector::default();
-    let limits = BatchLimits {
-        spans: 100,
-        bytes: usize::MAX,
-    };
-    let exporter = Running::start(OtlpConfig {
-        limits,
-        ..config(collector.serve())
-    });
+    let limits = BatchLimits { spans: 100, bytes: usize::MAX };
+    let exporter = Running::start(OtlpConfig { limits, ..config(collector.serve()) });
     exporter.push(250);
     assert_eq!(exporter.finish().await.get(Metric::SpansExported), 250);
     let mut received = collector.received();
@@ -199,10 +159,8 @@ async fn a_refusal_is_not_tried_again_and_counted() {
 
 #[tokio::test]
 async fn a_partial_success_counts_what_was_rejected_and_is_not_tried_again() {
-    let partial_success = Some(ExportTracePartialSuccess {
-        rejected_spans: 2,
-        error_message: "too old".to_owned(),
-    });
+    let partial_success =
+        Some(ExportTracePartialSuccess { rejected_spans: 2, error_message: "too old".to_owned() });
     let collector = Collector::answering([Ok(ExportTraceServiceResponse { partial_success })]);
     let exporter = Running::start(config(collector.serve()));
     exporter.push(5);
@@ -217,10 +175,7 @@ async fn an_unreachable_collector_fills_a_bounded_queue_and_every_span_is_counte
     // Port 1 of loopback: nobody listens.
     let config = OtlpConfig {
         flush_timeout: Duration::from_millis(300),
-        limits: BatchLimits {
-            spans: 100,
-            bytes: usize::MAX,
-        },
+        limits: BatchLimits { spans: 100, bytes: usize::MAX },
         ..config("http://127.0.0.1:1".to_owned())
     };
     let exporter = Running::start(config);
@@ -232,20 +187,15 @@ async fn an_unreachable_collector_fills_a_bounded_queue_and_every_span_is_counte
     let metrics = exporter.finish().await;
     assert!(before.elapsed() < Duration::from_secs(2));
     assert_eq!(metrics.get(Metric::SpansExported), 0);
-    let (full, shutdown) = (
-        metrics.get(Metric::DropQueueFull),
-        metrics.get(Metric::DropShutdown),
-    );
+    let (full, shutdown) = (metrics.get(Metric::DropQueueFull), metrics.get(Metric::DropShutdown));
     assert_eq!(full + shutdown, 5_000, "{:?}", metrics.snapshot());
     assert!(full >= 3_000, "{full}");
 }
 
 #[tokio::test]
 async fn retrying_ends() {
-    let config = OtlpConfig {
-        max_retry_time: Duration::ZERO,
-        ..config("http://127.0.0.1:1".to_owned())
-    };
+    let config =
+        OtlpConfig { max_retry_time: Duration::ZERO, ..config("http://127.0.0.1:1".to_owned()) };
     let exporter = Running::start(config);
     exporter.push(4);
     assert_eq!(exporter.finish().await.get(Metric::DropRetriesExhausted), 4);
@@ -253,29 +203,14 @@ async fn retrying_ends() {
 
 #[tokio::test]
 async fn bad_endpoints_and_headers_are_refused_with_a_sentence() {
-    for endpoint in [
-        "",
-        "localhost:4317",
-        "ftp://a:1",
-        "http://",
-        "http://a b",
-        "/x",
-    ] {
+    for endpoint in ["", "localhost:4317", "ftp://a:1", "http://", "http://a b", "/x"] {
         let result = OtlpExporter::new(OtlpConfig::new(endpoint), Arc::default());
-        let error = result
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default();
-        assert!(
-            error.contains("give it as http://HOST:PORT"),
-            "{endpoint}: {error}"
-        );
+        let error = result.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("give it as http://HOST:PORT"), "{endpoint}: {error}");
     }
     let mut config = OtlpConfig::new("http://localhost:4317");
     config.headers = vec![("bad name".to_owned(), "hush".to_owned())];
-    let error = OtlpExporter::new(config, Arc::default())
-        .err()
-        .map(|error| error.to_string());
+    let error = OtlpExporter::new(config, Arc::default()).err().map(|error| error.to_string());
     assert!(error.is_some_and(|error| error.contains("bad name") && !error.contains("hush")));
 }
 
@@ -295,11 +230,7 @@ fn headers_are_split_and_decoded() {
 
 #[test]
 fn malformed_headers_are_named_without_their_value() {
-    for (text, named) in [
-        ("a=1,hush", "number 2"),
-        ("=hush", "number 1"),
-        ("k=hush%2", "\"k\""),
-    ] {
+    for (text, named) in [("a=1,hush", "number 2"), ("=hush", "number 1"), ("k=hush%2", "\"k\"")] {
         let error = parse_headers(text).map_err(|error| error.to_string());
         let error = error.expect_err("malformed");
         assert!(error.contains(named) && !error.contains("hush"), "{error}");

@@ -17,21 +17,9 @@ pub(crate) fn queue(max_spans: usize, metrics: Arc<Metrics>) -> (SpanSink, SpanS
     let (sender, receiver) = unbounded_channel();
     let (alive, ended) = watch::channel(());
     let waiting = Arc::new(AtomicUsize::new(0));
-    let sink = SpanSink {
-        sender,
-        _alive: alive,
-        waiting: Arc::clone(&waiting),
-        max_spans,
-        metrics,
-    };
-    (
-        sink,
-        SpanSource {
-            receiver,
-            ended,
-            waiting,
-        },
-    )
+    let sink =
+        SpanSink { sender, _alive: alive, waiting: Arc::clone(&waiting), max_spans, metrics };
+    (sink, SpanSource { receiver, ended, waiting })
 }
 
 /// The entrance. Dropping it ends the queue.
@@ -50,12 +38,9 @@ impl SpanSink {
     /// room. Never blocks.
     pub(crate) fn push(&self, mut spans: Vec<Span>) {
         // One thread pushes, so the room cannot shrink in between.
-        let room = self
-            .max_spans
-            .saturating_sub(self.waiting.load(Ordering::Relaxed));
+        let room = self.max_spans.saturating_sub(self.waiting.load(Ordering::Relaxed));
         if spans.len() > room {
-            self.metrics
-                .add(Metric::DropQueueFull, (spans.len() - room) as u64);
+            self.metrics.add(Metric::DropQueueFull, (spans.len() - room) as u64);
             spans.truncate(room);
         }
         if spans.is_empty() {
@@ -64,8 +49,7 @@ impl SpanSink {
         self.waiting.fetch_add(spans.len(), Ordering::Relaxed);
         if let Err(refused) = self.sender.send(spans) {
             // The exporter is gone, which happens only when everything ends.
-            self.metrics
-                .add(Metric::DropShutdown, refused.0.len() as u64);
+            self.metrics.add(Metric::DropShutdown, refused.0.len() as u64);
         }
     }
 }

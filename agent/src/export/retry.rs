@@ -21,11 +21,7 @@ pub(crate) enum Retry {
 
 /// Whether a failed request may be tried again.
 pub(crate) fn classify(status: &Status) -> Retry {
-    let wait = || {
-        status
-            .get_details_retry_info()
-            .and_then(|info| info.retry_delay)
-    };
+    let wait = || status.get_details_retry_info().and_then(|info| info.retry_delay);
     match status.code() {
         Code::Cancelled
         | Code::DeadlineExceeded
@@ -53,11 +49,7 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// Waits from the shortest one on.
     pub(crate) fn new() -> Self {
-        Self {
-            next: FIRST_BACKOFF,
-            random: RandomState::new(),
-            tries: 0,
-        }
+        Self { next: FIRST_BACKOFF, random: RandomState::new(), tries: 0 }
     }
 
     /// The next wait: doubled each time, spread by half around its value so that
@@ -82,20 +74,9 @@ mod tests {
     #[test]
     fn codes_are_retried_as_the_specification_says() {
         use Code::*;
-        let retryable = [
-            Cancelled,
-            DeadlineExceeded,
-            Aborted,
-            OutOfRange,
-            Unavailable,
-            DataLoss,
-        ];
+        let retryable = [Cancelled, DeadlineExceeded, Aborted, OutOfRange, Unavailable, DataLoss];
         for code in retryable {
-            assert_eq!(
-                classify(&Status::new(code, "")),
-                Retry::After(None),
-                "{code:?}"
-            );
+            assert_eq!(classify(&Status::new(code, "")), Retry::After(None), "{code:?}");
         }
         let permanent = [
             Unknown,
@@ -128,15 +109,9 @@ mod tests {
         let mut expected = FIRST_BACKOFF;
         for _ in 0..10 {
             let wait = backoff.wait(None);
-            assert!(
-                wait >= expected.mul_f64(0.5) && wait <= expected.mul_f64(1.5),
-                "{wait:?}"
-            );
+            assert!(wait >= expected.mul_f64(0.5) && wait <= expected.mul_f64(1.5), "{wait:?}");
             expected = (expected * 2).min(MAX_BACKOFF);
         }
-        assert_eq!(
-            backoff.wait(Some(Duration::from_secs(60))),
-            Duration::from_secs(60)
-        );
+        assert_eq!(backoff.wait(Some(Duration::from_secs(60))), Duration::from_secs(60));
     }
 }

@@ -36,21 +36,12 @@ struct Row<'a> {
 /// and spans whose parent is not among them, in the order of time.
 pub(crate) fn render(spans: &[Span], colour: bool) -> String {
     let rows = rows(spans);
-    let start = spans
-        .iter()
-        .map(|span| span.start_unix_ns)
-        .min()
-        .unwrap_or(0);
+    let start = spans.iter().map(|span| span.start_unix_ns).min().unwrap_or(0);
     let end = spans.iter().map(|span| span.end_unix_ns).max().unwrap_or(0);
     let total = end.saturating_sub(start);
     let label = |row: &Row<'_>| width(&row.branch) + width(&row.span.resource.service_name);
     let label_width = rows.iter().map(label).max().unwrap_or(0);
-    let title_width = rows
-        .iter()
-        .map(|row| width(&row.title))
-        .max()
-        .unwrap_or(0)
-        .min(MAX_TITLE);
+    let title_width = rows.iter().map(|row| width(&row.title)).max().unwrap_or(0).min(MAX_TITLE);
 
     let paint = Paint { colour };
     let mut out = String::new();
@@ -89,10 +80,7 @@ fn header(out: &mut String, paint: &Paint, spans: &[Span], total: u64) {
         // Writing to a string cannot fail.
         let _ = write!(id, "{byte:02x}");
     }
-    let services: HashSet<_> = spans
-        .iter()
-        .map(|span| &span.resource.service_name)
-        .collect();
+    let services: HashSet<_> = spans.iter().map(|span| &span.resource.service_name).collect();
     let errors = spans.iter().filter(|span| span.error().is_some()).count();
     let _ = write!(
         out,
@@ -127,10 +115,8 @@ fn rows(spans: &[Span]) -> Vec<Row<'_>> {
         spans.sort_by_key(|span| std::cmp::Reverse((span.start_unix_ns, span.end_unix_ns)));
     };
     in_time(&mut roots);
-    let mut stack: Vec<(&Span, String, String)> = roots
-        .into_iter()
-        .map(|root| (root, String::new(), String::new()))
-        .collect();
+    let mut stack: Vec<(&Span, String, String)> =
+        roots.into_iter().map(|root| (root, String::new(), String::new())).collect();
     let mut rows = Vec::with_capacity(spans.len());
     // Ids come off the wire, so parents may form a circle: it has no root and is
     // never reached, and each span is drawn once.
@@ -147,16 +133,8 @@ fn rows(spans: &[Span]) -> Vec<Row<'_>> {
                 stack.push((child, format!("{below}{corner}"), format!("{below}{line}")));
             }
         }
-        let branch = if branch.is_empty() {
-            branch
-        } else {
-            format!("{branch} ")
-        };
-        rows.push(Row {
-            span,
-            branch,
-            title: title(span),
-        });
+        let branch = if branch.is_empty() { branch } else { format!("{branch} ") };
+        rows.push(Row { span, branch, title: title(span) });
     }
     rows
 }
@@ -164,12 +142,8 @@ fn rows(spans: &[Span]) -> Vec<Row<'_>> {
 /// The span's name and, for reading only, its path.
 fn title(span: &Span) -> String {
     let request = &span.request;
-    let name = request
-        .text_of(request.method_original)
-        .unwrap_or(span.name());
-    let target = request
-        .text_of(request.path)
-        .or_else(|| request.text_of(request.authority));
+    let name = request.text_of(request.method_original).unwrap_or(span.name());
+    let target = request.text_of(request.path).or_else(|| request.text_of(request.authority));
     let text = match target {
         Some(target) => format!("{name} {target}"),
         None => name.to_owned(),
@@ -202,9 +176,7 @@ fn status_colour(span: &Span) -> &'static str {
 }
 
 fn service_colour(name: &str) -> &'static str {
-    let sum = name.bytes().fold(0usize, |sum, byte| {
-        sum.wrapping_mul(31).wrapping_add(byte.into())
-    });
+    let sum = name.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     SERVICE_COLOURS[sum % SERVICE_COLOURS.len()]
 }
 
@@ -229,11 +201,7 @@ fn duration(ns: u64) -> String {
 }
 
 fn plural(count: usize, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
-    }
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 fn width(text: &str) -> usize {
@@ -241,9 +209,7 @@ fn width(text: &str) -> usize {
 }
 
 fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 struct Paint {

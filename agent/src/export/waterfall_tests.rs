@@ -6,10 +6,7 @@ use std::sync::Arc;
 use tracewire_common::outcome::EndReason;
 
 fn span(service: &str, kind: SpanKind, id: u64, parent: u64, start_us: u64, end_us: u64) -> Span {
-    let resource = Resource {
-        service_name: service.into(),
-        attributes: Vec::new(),
-    };
+    let resource = Resource { service_name: service.into(), attributes: Vec::new() };
     Span {
         kind,
         span_id: id,
@@ -84,10 +81,7 @@ fn control_characters_of_the_wire_do_not_reach_the_terminal() {
     let mut span = span("a\x1b[2J", SpanKind::Server, 1, 0, 0, 10);
     span.request = parse_head(b"GET /\x1b[31mred\x07 HTTP/1.1\r\n\r\n", false);
     let text = render(&[span], false);
-    assert!(
-        !text.chars().any(|c| c.is_control() && c != '\n'),
-        "{text:?}"
-    );
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
 }
 
 #[test]
@@ -102,13 +96,9 @@ fn a_broken_exchange_says_how_it_ended() {
 
 #[test]
 fn a_span_that_is_its_own_parent_and_a_deep_chain_are_drawn() {
-    assert_eq!(
-        lines(&render(&[span("a", SpanKind::Server, 1, 1, 0, 1)], false)).len(),
-        3
-    );
-    let chain: Vec<_> = (1..=500)
-        .map(|id| span("a", SpanKind::Server, id, id - 1, id, 600))
-        .collect();
+    assert_eq!(lines(&render(&[span("a", SpanKind::Server, 1, 1, 0, 1)], false)).len(), 3);
+    let chain: Vec<_> =
+        (1..=500).map(|id| span("a", SpanKind::Server, id, id - 1, id, 600)).collect();
     let text = render(&chain, false);
     assert_eq!(text.lines().count(), 502);
     assert!(text.lines().all(|line| line.chars().count() < 200));

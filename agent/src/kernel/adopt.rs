@@ -39,11 +39,55 @@ pub(crate) fn adopt(
     scope: &Scope,
     connections: &mut SkStorage<MapData, Shared<Connection>>,
     mut enrolled: Option<&mut SockHash<MapData, u64>>,
+    inherited: &HashSet<u64>,
     is_excluded: impl Fn(u32) -> bool,
 ) -> Adopted {
     let mut result = Adopted::default();
     let mut listening: HashMap<u64, HashSet<u16>> = HashMap::new();
     let mut seen = HashSet::new();
+    for_each_connection(scope, is_excluded, |pid, socket, cookie, info| {
+        let Some(ends) = Ends::of(socket) else { return };
+        if !seen.insert(cookie) {
+            return;
+        }
+        let ports = listening.entry(network_namespace(pid)).or_insert_with(|| listening_ports(pid));
+        let role = if ports.contains(&ends.local_port) { Role::Server } else { Role::Client };
+        let enrol = role == Role::Client && enrolled.is_some();
+        let state = state_of(&ends, cookie, role, pid, is_idle_client(info) && enrol, enrol);
+        if connections.insert(socket, Shared(state), NO_EXIST).is_ok() {
+            result.connections += 1;
+        }
+        if let (Role::Client, Some(map)) = (role, enrolled.as_deref_mut()) {
+            if inherited.contains(&cookie) || map.insert(cookie, socket.as_raw_fd(), 0).is_ok() {
+                result.enrolled += 1;
+            } else {
+                result.refused += 1;
+            }
+        }
+    });
+    result
+}
+
+/// The cookies of the established TCP connections of the processes in scope.
+pub(super) fn sockets_in_scope(scope: &Scope) -> HashSet<u64> {
+    let mut cookies = HashSet::new();
+    for_each_connection(
+        scope,
+        |_| false,
+        |_, _, cookie, _| {
+            cookies.insert(cookie);
+        },
+    );
+    cookies
+}
+
+/// Borrows each established TCP connection of the processes in scope, one after the
+/// other: a socket that is held is not closed when its process closes it.
+fn for_each_connection(
+    scope: &Scope,
+    is_excluded: impl Fn(u32) -> bool,
+    mut take: impl FnMut(u32, &OwnedFd, u64, &TcpInfo),
+) {
     for pid in scope.processes() {
         if is_excluded(pid) {
             continue;
@@ -53,35 +97,28 @@ pub(crate) fn adopt(
             let Some(socket) = pidfd_getfd(&process, number) else { continue };
             let Some(info) = tcp_info(&socket) else { continue };
             let Some(cookie) = cookie(&socket) else { continue };
-            if info.state != ESTABLISHED || !seen.insert(cookie) {
-                continue;
-            }
-            let Some(ends) = Ends::of(&socket) else { continue };
-            let ports = listening
-                .entry(network_namespace(pid))
-                .or_insert_with(|| listening_ports(pid));
-            let role = if ports.contains(&ends.local_port) { Role::Server } else { Role::Client };
-            let enrol = role == Role::Client && enrolled.is_some();
-            let state = state_of(&ends, cookie, role, pid, is_idle_client(&info) && enrol, enrol);
-            if connections.insert(&socket, Shared(state), NO_EXIST).is_ok() {
-                result.connections += 1;
-            }
-            if let (Role::Client, Some(map)) = (role, enrolled.as_deref_mut()) {
-                match map.insert(cookie, socket.as_raw_fd(), 0) {
-                    Ok(()) => result.enrolled += 1,
-                    Err(_) => result.refused += 1,
-                }
+            if info.state == ESTABLISHED {
+                take(pid, &socket, cookie, &info);
             }
         }
     }
-    result
 }
 
 /// Between two requests: nothing was ever sent, or the last thing on the connection was
 /// received and nothing is on its way. What a client sends next then starts a request.
+///
+/// The kernel's times are in ticks of up to 10 ms. Within one tick the numbers of
+/// segments tell: who sent more of them than were received may be in the middle of
+/// a request.
 fn is_idle_client(info: &TcpInfo) -> bool {
-    info.bytes_sent == 0
-        || (info.last_data_recv_ms < info.last_data_sent_ms && info.unacknowledged == 0)
+    if info.bytes_sent == 0 {
+        return true;
+    }
+    let received_last = info.last_data_recv_ms < info.last_data_sent_ms
+        || (info.last_data_recv_ms == info.last_data_sent_ms
+            && info.data_segments_received > 0
+            && info.data_segments_sent <= info.data_segments_received);
+    received_last && info.unacknowledged == 0
 }
 
 fn state_of(
@@ -210,8 +247,13 @@ fn option<T>(socket: &OwnedFd, level: i32, name: i32) -> Option<T> {
     // SAFETY: the length bounds what the kernel writes; callers use integer structs,
     // for which zero is a value.
     unsafe {
-        let result =
-            libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len);
+        let result = libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut len,
+        );
         (result == 0).then(|| value.assume_init())
     }
 }
@@ -227,6 +269,8 @@ struct TcpInfo {
     unacknowledged: u32,
     last_data_sent_ms: u32,
     last_data_recv_ms: u32,
+    data_segments_received: u32,
+    data_segments_sent: u32,
     bytes_sent: u64,
 }
 
@@ -242,6 +286,8 @@ fn tcp_info(socket: &OwnedFd) -> Option<TcpInfo> {
         unacknowledged: u32_at(24)?,
         last_data_sent_ms: u32_at(44)?,
         last_data_recv_ms: u32_at(52)?,
+        data_segments_received: u32_at(152)?,
+        data_segments_sent: u32_at(156)?,
         bytes_sent: *raw.get(25)?,
     })
 }

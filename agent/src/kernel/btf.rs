@@ -77,14 +77,15 @@ impl KernelTypes {
             types.push(u32::try_from(at).ok()?);
             let info = read_u32(&data, at + 4)?;
             let vlen = (info & 0xffff) as usize;
-            at += 12 + match info >> 24 & 0x1f {
-                1 | 14 | 17 => 4,
-                3 => 12,
-                KIND_STRUCT | KIND_UNION | 15 | 19 => vlen * 12,
-                6 | 13 => vlen * 8,
-                2 | 7..=12 | 16 | 18 => 0,
-                _ => return None,
-            };
+            at += 12
+                + match info >> 24 & 0x1f {
+                    1 | 14 | 17 => 4,
+                    3 => 12,
+                    KIND_STRUCT | KIND_UNION | 15 | 19 => vlen * 12,
+                    6 | 13 => vlen * 8,
+                    2 | 7..=12 | 16 | 18 => 0,
+                    _ => return None,
+                };
         }
         Some(Self { data, strings, types })
     }
@@ -105,8 +106,7 @@ impl KernelTypes {
             .iter()
             .map(|&at| at as usize)
             .filter(|&at| {
-                self.kind(at) == Some(KIND_STRUCT)
-                    && self.name_at(at) == Some(structure.as_bytes())
+                self.kind(at) == Some(KIND_STRUCT) && self.name_at(at) == Some(structure.as_bytes())
             })
             .find_map(|at| self.bits(at, member.as_bytes(), 0))
             .filter(|bits| bits % 8 == 0)

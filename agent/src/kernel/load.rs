@@ -1,9 +1,10 @@
 //! The programs loaded, set up and attached, and what can be asked of them while they run.
 
-use std::collections::HashMap as StdHashMap;
+use std::collections::{HashMap as StdHashMap, HashSet};
 
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, SkStorage, SockHash};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf, SkStorage, SockHash};
+use aya::programs::SkMsg;
 use aya::{Ebpf, EbpfLoader, Pod};
 use tracewire_common::config::{
     KernelConfig, PORT_EXCLUDED, PORT_INCLUDED, PROCESS_ALLOWED, PROCESS_EXCLUDED, PROPAGATE_HTTP1,
@@ -13,13 +14,14 @@ use tracewire_common::context::sampling_threshold;
 use tracewire_common::counter::{Counter, OUTCOME_BASE};
 use tracewire_common::outcome::Outcome;
 
+use super::adopt;
 use super::btf::KernelTypes;
-use super::enrolment;
+use super::enrolment::{self, Readability};
 use super::programs;
 use super::reader::Records;
 use super::requirements::requirements;
 use super::scope::Scope;
-use super::adopt;
+use super::takeover::{self, Pinned};
 
 /// What the programs are told before they run.
 #[derive(Clone, Debug)]
@@ -73,6 +75,13 @@ pub(crate) struct Kernel {
     counts: PerCpuArray<MapData, u64>,
     connections: SkStorage<MapData, Shared<Connection>>,
     propagating: bool,
+    /// Whether a socket may be taken out of the map: not where received bytes wait
+    /// behind a verdict program, for the kernel throws those away.
+    sockets_may_leave: bool,
+    /// The cookies of sockets that an earlier agent enrolled, in the same map.
+    inherited: HashSet<u64>,
+    /// Held open: the kernel empties it when it is closed, and rewriting ends.
+    _stages: ProgramArray<MapData>,
 }
 
 impl Kernel {
@@ -86,7 +95,27 @@ impl Kernel {
         if let Some(message) = requirements().into_iter().find_map(|r| r.state.err()) {
             return Err(LoadError(message).into());
         }
-        let mut ebpf = EbpfLoader::new()
+        let predecessor = takeover::is_possible()
+            .then(|| takeover::find(&adopt::sockets_in_scope(&scope)))
+            .flatten();
+        let pinned = predecessor.as_ref().and_then(|predecessor| {
+            Pinned::new(predecessor)
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        sockets = predecessor.sockets.len(),
+                        error = format!("{error:#}"),
+                        "connections that an earlier agent enrolled are read, but get no headers"
+                    );
+                })
+                .ok()
+        });
+        let mut loader = EbpfLoader::new();
+        if let Some(pinned) = &pinned {
+            loader
+                .map_pin_path("ENROLLED", pinned.enrolled())
+                .map_pin_path("STAGES", pinned.stages());
+        }
+        let mut ebpf = loader
             .map_max_entries("RECORDS", settings.ring_bytes)
             .map_max_entries("ENROLLED", settings.max_connections)
             .map_max_entries("ACTIVITIES", settings.max_activities)
@@ -104,8 +133,14 @@ impl Kernel {
         let receive = programs::load_all(&mut ebpf, settings.propagate)?;
         let mut enrolled = enrolment::sockets(&mut ebpf)?;
         let propagating = settings.propagate;
+        let mut sockets_may_leave = false;
+        let mut stages = ProgramArray::try_from(
+            ebpf.take_map("STAGES").context("the object has no map STAGES")?,
+        )?;
         if propagating {
-            if !enrolment::prepare(&mut ebpf, &mut enrolled)?.is_harmless() {
+            let readability = enrolment::prepare(&mut ebpf, &mut enrolled)?;
+            sockets_may_leave = readability == Readability::Right;
+            if !readability.is_harmless() {
                 return Err(LoadError(
                     "this kernel answers FIONREAD wrongly for sockets in a socket map, with and without a verdict program, and programs that rely on it would stall: run with --propagate off, or on a kernel with the fix".to_owned(),
                 )
@@ -115,8 +150,9 @@ impl Kernel {
         let processes = HashMap::try_from(
             ebpf.take_map("PROCESSES").context("the object has no map PROCESSES")?,
         )?;
-        let counts =
-            PerCpuArray::try_from(ebpf.take_map("COUNTS").context("the object has no map COUNTS")?)?;
+        let counts = PerCpuArray::try_from(
+            ebpf.take_map("COUNTS").context("the object has no map COUNTS")?,
+        )?;
         let connections = SkStorage::try_from(
             ebpf.take_map("CONNECTIONS").context("the object has no map CONNECTIONS")?,
         )?;
@@ -124,8 +160,25 @@ impl Kernel {
             ebpf.take_map("RECORDS").context("the object has no map RECORDS")?,
         )?);
         programs::attach_all(&mut ebpf, &scope, receive)?;
-        let kernel =
-            Self { ebpf, scope, processes, enrolled, counts, connections, propagating };
+        if propagating {
+            let stage: &SkMsg = ebpf
+                .program("rewrite_stage")
+                .context("the object has no program rewrite_stage")?
+                .try_into()?;
+            stages.set(0, stage.fd()?, 0).context("cannot put the rewriting program in place")?;
+        }
+        let kernel = Self {
+            ebpf,
+            scope,
+            processes,
+            enrolled,
+            counts,
+            connections,
+            propagating,
+            sockets_may_leave,
+            inherited: pinned.and(predecessor).map(|p| p.sockets).unwrap_or_default(),
+            _stages: stages,
+        };
         Ok((kernel, records))
     }
 
@@ -136,11 +189,16 @@ impl Kernel {
 
     /// Takes over connections that are older than the agent. Answers how many client
     /// sockets were enrolled.
-    pub(crate) fn adopt(&mut self, agent: u32, is_excluded: impl Fn(u32) -> bool) -> adopt::Adopted {
+    pub(crate) fn adopt(
+        &mut self,
+        agent: u32,
+        is_excluded: impl Fn(u32) -> bool,
+    ) -> adopt::Adopted {
         adopt::adopt(
             &self.scope,
             &mut self.connections,
             self.propagating.then_some(&mut self.enrolled),
+            &self.inherited,
             |pid| pid == agent || is_excluded(pid),
         )
     }
@@ -155,8 +213,10 @@ impl Kernel {
 
     /// A connection turned out not to be HTTP/1.x: its sends need no program any more.
     pub(crate) fn release(&mut self, cookie: u64) {
-        // It may never have been enrolled, or be closed by now.
-        let _gone = self.enrolled.remove(&cookie);
+        if self.sockets_may_leave {
+            // It may never have been enrolled, or be closed by now.
+            let _gone = self.enrolled.remove(&cookie);
+        }
     }
 
     /// The kernel half's counters that are not zero, by name.
@@ -168,9 +228,9 @@ impl Kernel {
             .iter()
             .map(|&counter| (counter.as_str(), read(counter as u32)))
             .chain(
-                Outcome::ALL
-                    .iter()
-                    .map(|&outcome| (propagation_name(outcome), read(OUTCOME_BASE + outcome as u32))),
+                Outcome::ALL.iter().map(|&outcome| {
+                    (propagation_name(outcome), read(OUTCOME_BASE + outcome as u32))
+                }),
             )
             .filter(|&(_, value)| value > 0)
             .collect()
@@ -242,7 +302,9 @@ fn set_ports(ebpf: &mut Ebpf, settings: &KernelSettings) -> Result<()> {
         // An exclusion wins over an inclusion of the same port.
         .chain(settings.exclude_ports.iter().map(|&p| (p, PORT_EXCLUDED)));
     for (port, rule) in rules {
-        ports.insert(port, rule, 0).with_context(|| format!("cannot set the rule for port {port}"))?;
+        ports
+            .insert(port, rule, 0)
+            .with_context(|| format!("cannot set the rule for port {port}"))?;
     }
     Ok(())
 }

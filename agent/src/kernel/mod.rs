@@ -10,6 +10,7 @@ mod programs;
 mod reader;
 mod requirements;
 mod scope;
+mod takeover;
 
 pub(crate) use enrolment::Readability;
 pub(crate) use load::{Kernel, KernelSettings};

@@ -32,13 +32,14 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("note_opener6", "tell who opens an IPv6 connection"),
     ("read_egress", "read messages that leave"),
     ("read_ingress", "read messages that arrive"),
-    ("rewrite_request", "write the trace context into requests"),
+    ("rewrite_request", "stay with enrolled sockets"),
+    ("rewrite_stage", "write the trace context into requests"),
     ("keep_readable", "keep FIONREAD right on enrolled sockets"),
     ("track_connection", "follow connections"),
 ];
 
 /// Programs that only propagation needs.
-const FOR_PROPAGATION: &[&str] = &["rewrite_request", "keep_readable"];
+const FOR_PROPAGATION: &[&str] = &["rewrite_request", "rewrite_stage", "keep_readable"];
 
 /// Whether a program could be loaded.
 #[derive(Debug)]
@@ -113,11 +114,12 @@ fn short(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let said = log
-                .lines()
-                .map(str::trim)
-                .rev()
-                .find(|l| !l.is_empty() && !l.starts_with("processed") && !l.starts_with("verification time") && !l.starts_with("stack depth"));
+            let said = log.lines().map(str::trim).rev().find(|l| {
+                !l.is_empty()
+                    && !l.starts_with("processed")
+                    && !l.starts_with("verification time")
+                    && !l.starts_with("stack depth")
+            });
             match said {
                 Some(line) => format!("{io_error}; the verifier said: {line}"),
                 None => io_error.to_string(),
@@ -156,7 +158,9 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, scope: &Scope, receive: &str) -> Resul
         if FOR_PROPAGATION.contains(&name) || (name.starts_with(RECEIVE) && name != receive) {
             continue;
         }
-        let Some(program) = ebpf.program_mut(name) else { bail!("the object has no program {name}") };
+        let Some(program) = ebpf.program_mut(name) else {
+            bail!("the object has no program {name}")
+        };
         match program {
             Program::SockOps(p) => p.attach(&scope.directory, mode).map(|_| ()),
             Program::CgroupSockAddr(p) => p.attach(&scope.directory, mode).map(|_| ()),

@@ -71,7 +71,9 @@ pub(crate) fn requirements() -> Vec<Requirement> {
     found.push(Requirement::new(
         "kernel type information",
         "find fields of the kernel's structs",
-        KernelTypes::of_kernel().map(|_| "/sys/kernel/btf/vmlinux".to_owned()).map_err(|e| e.to_string()),
+        KernelTypes::of_kernel()
+            .map(|_| "/sys/kernel/btf/vmlinux".to_owned())
+            .map_err(|e| e.to_string()),
     ));
     found
 }

@@ -18,9 +18,7 @@ pub(crate) fn from_cgroup(text: &str) -> Option<&str> {
 /// another cgroup namespace they begin at its root.
 pub(crate) fn is_cgroup_opaque(text: &str) -> bool {
     text.lines().all(|line| {
-        line.splitn(3, ':')
-            .nth(2)
-            .is_none_or(|path| path == "/" || path.starts_with("/.."))
+        line.splitn(3, ':').nth(2).is_none_or(|path| path == "/" || path.starts_with("/.."))
     })
 }
 
@@ -84,19 +82,14 @@ mod tests {
     #[test]
     fn ecs_names_a_task_and_a_number() {
         let text = "1:name=systemd:/ecs/0123456789abcdef0123456789abcdef/0123456789abcdef0123456789abcdef-2574823563\n";
-        assert_eq!(
-            from_cgroup(text),
-            Some("0123456789abcdef0123456789abcdef-2574823563")
-        );
+        assert_eq!(from_cgroup(text), Some("0123456789abcdef0123456789abcdef-2574823563"));
     }
 
     #[test]
     fn processes_outside_containers_have_no_id() {
-        for path in [
-            "/",
-            "/user.slice/user-1000.slice/session-2.scope",
-            "/system.slice/nginx.service",
-        ] {
+        for path in
+            ["/", "/user.slice/user-1000.slice/session-2.scope", "/system.slice/nginx.service"]
+        {
             assert_eq!(from_cgroup(&format!("0::{path}\n")), None, "{path}");
         }
         let monitor = format!("0::/machine.slice/libpod-conmon-{ID}.scope\n");

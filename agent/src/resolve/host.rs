@@ -36,9 +36,7 @@ impl Host {
         push("telemetry.distro.version", env!("CARGO_PKG_VERSION"));
         Self {
             attributes: attributes.into(),
-            boot_id: read_line("/proc/sys/kernel/random/boot_id")
-                .unwrap_or_default()
-                .into(),
+            boot_id: read_line("/proc/sys/kernel/random/boot_id").unwrap_or_default().into(),
         }
     }
 }
@@ -68,10 +66,7 @@ mod tests {
     fn every_host_has_a_name_and_an_architecture() {
         let host = Host::detect();
         for key in ["host.name", "host.arch", "os.type"] {
-            assert!(
-                host.attributes.iter().any(|(k, _)| k == key),
-                "{key} is missing"
-            );
+            assert!(host.attributes.iter().any(|(k, _)| k == key), "{key} is missing");
         }
     }
 }

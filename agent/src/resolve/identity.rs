@@ -63,7 +63,8 @@ fn executable_of_title(arg: &str) -> &str {
 }
 
 fn bounded(name: &str) -> &str {
-    let end = name.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MAX_NAME);
+    let end =
+        name.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MAX_NAME);
     &name[..end.last().unwrap_or(0)]
 }
 
@@ -86,10 +87,7 @@ mod tests {
 
     #[test]
     fn a_rewritten_title_gives_the_command_before_its_colon() {
-        assert_eq!(
-            name(None, b"nginx: worker process\0", b"").as_deref(),
-            Some("nginx")
-        );
+        assert_eq!(name(None, b"nginx: worker process\0", b"").as_deref(), Some("nginx"));
         assert_eq!(
             name(Some("/usr/sbin/nginx"), b"nginx: worker process\0", b"").as_deref(),
             Some("nginx")
@@ -100,10 +98,7 @@ mod tests {
     fn a_process_of_which_only_the_kernels_name_is_known_is_called_by_it() {
         assert_eq!(name(None, b"", b"").as_deref(), Some("comm"));
         let nothing = Identity::new(None, "", b"", b"");
-        assert_eq!(
-            (nothing.service_name, nothing.executable_name),
-            (None, None)
-        );
+        assert_eq!((nothing.service_name, nothing.executable_name), (None, None));
     }
 
     #[test]

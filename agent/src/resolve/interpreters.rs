@@ -151,11 +151,7 @@ const INTERPRETERS: &[Interpreter] = &[
     },
     Interpreter {
         names: &["perl"],
-        short: &[
-            (b'I', Value::Other),
-            (b'e', Value::Code),
-            (b'E', Value::Code),
-        ],
+        short: &[(b'I', Value::Other), (b'e', Value::Code), (b'E', Value::Code)],
         suffixes: &[".pl", ".psgi"],
         ..BASE
     },
@@ -180,11 +176,7 @@ const INTERPRETERS: &[Interpreter] = &[
     },
     Interpreter {
         names: &["sh", "bash", "dash", "ash", "zsh", "ksh"],
-        short: &[
-            (b'c', Value::Code),
-            (b'o', Value::Other),
-            (b'O', Value::Other),
-        ],
+        short: &[(b'c', Value::Code), (b'o', Value::Other), (b'O', Value::Other)],
         long: &[("--rcfile", Value::Other), ("--init-file", Value::Other)],
         suffixes: &[".sh"],
         ..BASE
@@ -205,12 +197,8 @@ const INTERPRETERS: &[Interpreter] = &[
     },
 ];
 
-const PYTHON_SHORT: &[(u8, Value)] = &[
-    (b'm', Value::Module),
-    (b'c', Value::Code),
-    (b'W', Value::Other),
-    (b'X', Value::Other),
-];
+const PYTHON_SHORT: &[(u8, Value)] =
+    &[(b'm', Value::Module), (b'c', Value::Code), (b'W', Value::Other), (b'X', Value::Other)];
 const PYTHON_LONG: &[(&str, Value)] = &[("--check-hash-based-pycs", Value::Other)];
 const JAVASCRIPT: &[&str] = &[".js", ".mjs", ".cjs", ".ts", ".mts", ".cts", ".jsx", ".tsx"];
 
@@ -218,12 +206,9 @@ const JAVASCRIPT: &[&str] = &[".js", ".mjs", ".cjs", ".ts", ".mts", ".cts", ".js
 pub(crate) fn find(executable: &str) -> Option<&'static Interpreter> {
     let is_version = |c: char| c.is_ascii_digit() || c == '.' || c == '-';
     let name = executable.trim_end_matches(is_version);
-    INTERPRETERS.iter().find(|interpreter| {
-        interpreter
-            .names
-            .iter()
-            .any(|n| *n == name || *n == executable)
-    })
+    INTERPRETERS
+        .iter()
+        .find(|interpreter| interpreter.names.iter().any(|n| *n == name || *n == executable))
 }
 
 impl Interpreter {

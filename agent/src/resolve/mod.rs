@@ -119,11 +119,7 @@ impl ProcessTable {
 
     /// A process runs a program: whatever it was before, it is that now.
     pub(crate) fn on_exec(&mut self, exec: &ProcessExec, args: &[u8], environ: &[u8]) {
-        let comm = exec
-            .comm
-            .split(|&byte| byte == 0)
-            .next()
-            .unwrap_or_default();
+        let comm = exec.comm.split(|&byte| byte == 0).next().unwrap_or_default();
         let comm = String::from_utf8_lossy(comm);
         // A copy that does not end in NUL is cut; a process that lives can be asked.
         let whole = match environ.last() {
@@ -134,10 +130,7 @@ impl ProcessTable {
         let identity = Identity::new(self.proc.executable(exec.tgid), &comm, args, environ);
         // Asked now, since it may soon be too late.
         self.container_id(exec.tgid, exec.cgroup_id);
-        let parent_tgid = self
-            .processes
-            .get(&exec.tgid)
-            .map_or(0, |process| process.parent_tgid);
+        let parent_tgid = self.processes.get(&exec.tgid).map_or(0, |process| process.parent_tgid);
         self.insert(
             exec.tgid,
             Process {
@@ -199,9 +192,7 @@ impl ProcessTable {
         }
         self.swept_ns = now_ns;
         self.processes.retain(|_, process| {
-            process
-                .exited_ns
-                .is_none_or(|exited| now_ns.saturating_sub(exited) < KEEP_EXITED_NS)
+            process.exited_ns.is_none_or(|exited| now_ns.saturating_sub(exited) < KEEP_EXITED_NS)
         });
     }
 
@@ -242,24 +233,14 @@ impl ProcessTable {
         if process.identity.is_none() {
             self.metrics.increment(Metric::ProcessesUnknown);
         }
-        let executable = identity
-            .executable_path
-            .as_deref()
-            .or(identity.executable_name.as_deref());
+        let executable =
+            identity.executable_path.as_deref().or(identity.executable_name.as_deref());
         if !(self.filter)(executable) {
             return Verdict::Excluded;
         }
-        let instance = Instance {
-            tgid,
-            started: process.started.unwrap_or(process.seen_ns),
-        };
+        let instance = Instance { tgid, started: process.started.unwrap_or(process.seen_ns) };
         let container_id = self.container_id(tgid, process.cgroup_id);
-        Verdict::Named(Arc::new(Resource::of_process(
-            identity,
-            instance,
-            container_id,
-            &self.host,
-        )))
+        Verdict::Named(Arc::new(Resource::of_process(identity, instance, container_id, &self.host)))
     }
 
     fn identity_from_proc(&self, tgid: u32) -> Option<Identity> {
@@ -268,12 +249,7 @@ impl ProcessTable {
         // May be refused where cmdline is not (another user's process, no capability).
         let environ = self.proc.read(tgid, "environ").unwrap_or_default();
         let comm = String::from_utf8_lossy(comm.trim_ascii_end());
-        Some(Identity::new(
-            self.proc.executable(tgid),
-            &comm,
-            &args,
-            &environ,
-        ))
+        Some(Identity::new(self.proc.executable(tgid), &comm, &args, &environ))
     }
 
     /// The identity of the nearest ancestor that has one: a child that forked
@@ -305,10 +281,7 @@ impl ProcessTable {
         let mut id = container::from_cgroup(&cgroup).map(Arc::from);
         if id.is_none() && container::is_cgroup_opaque(&cgroup) {
             let mounts = self.proc.read_text(tgid, "mountinfo");
-            id = mounts
-                .as_deref()
-                .and_then(container::from_mountinfo)
-                .map(Arc::from);
+            id = mounts.as_deref().and_then(container::from_mountinfo).map(Arc::from);
         }
         if cgroup_id != 0 {
             if self.containers.len() >= MAX_CGROUPS {
@@ -331,8 +304,7 @@ impl ProcessTable {
     fn make_room(&mut self, now_ns: u64) {
         if now_ns >= self.swept_ns.saturating_add(SWEEP_NS) {
             self.swept_ns = now_ns;
-            self.processes
-                .retain(|_, process| process.exited_ns.is_none());
+            self.processes.retain(|_, process| process.exited_ns.is_none());
         }
         if self.processes.len() >= self.max_processes
             && let Some(&victim) = self.processes.keys().next()

@@ -40,11 +40,7 @@ impl OtelEnv {
                 _ => {}
             }
         }
-        if let Some(at) = env
-            .attributes
-            .iter()
-            .position(|(key, _)| &**key == "service.name")
-        {
+        if let Some(at) = env.attributes.iter().position(|(key, _)| &**key == "service.name") {
             env.service_name = Some(env.attributes.swap_remove(at).1);
         }
         env.service_name = named.or(env.service_name);
@@ -57,15 +53,9 @@ impl OtelEnv {
 /// resource SDK then discards the whole. Of a repeated key the last one counts.
 fn parse_attributes(list: &str) -> Option<Vec<(Box<str>, Box<str>)>> {
     let mut attributes: Vec<(Box<str>, Box<str>)> = Vec::new();
-    for pair in list
-        .split(',')
-        .map(str::trim)
-        .filter(|pair| !pair.is_empty())
-    {
+    for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=')?;
-        let key = decode(key.trim())
-            .filter(|key| !key.is_empty())?
-            .into_boxed_str();
+        let key = decode(key.trim()).filter(|key| !key.is_empty())?.into_boxed_str();
         let value = decode(value.trim())?.into_boxed_str();
         match attributes.iter_mut().find(|(present, _)| *present == key) {
             Some(present) => present.1 = value,
@@ -97,10 +87,7 @@ mod tests {
         );
         assert_eq!(
             env.attributes,
-            [
-                ("a".into(), "z".into()),
-                ("deployment.environment.name".into(), "prod".into())
-            ]
+            [("a".into(), "z".into()), ("deployment.environment.name".into(), "prod".into())]
         );
     }
 
@@ -114,10 +101,7 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_cut_does_not_count() {
-        assert_eq!(
-            OtelEnv::parse(b"A=1\0OTEL_SERVICE_NAME=frontend-pro"),
-            OtelEnv::default()
-        );
+        assert_eq!(OtelEnv::parse(b"A=1\0OTEL_SERVICE_NAME=frontend-pro"), OtelEnv::default());
         assert_eq!(OtelEnv::parse(b""), OtelEnv::default());
     }
 }

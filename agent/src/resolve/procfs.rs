@@ -28,11 +28,7 @@ impl ProcFs {
     /// Reads a file of a process; `None` if it is gone or may not be read.
     pub(crate) fn read(&self, tgid: u32, file: &str) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        File::open(self.path(tgid, file))
-            .ok()?
-            .take(MAX_READ)
-            .read_to_end(&mut bytes)
-            .ok()?;
+        File::open(self.path(tgid, file)).ok()?.take(MAX_READ).read_to_end(&mut bytes).ok()?;
         Some(bytes)
     }
 
@@ -53,8 +49,7 @@ impl ProcFs {
     pub(crate) fn started(&self, tgid: u32) -> Option<u64> {
         start_of(&self.read_text(tgid, "stat").or_else(|| {
             // A command name need not be UTF-8.
-            self.read(tgid, "stat")
-                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            self.read(tgid, "stat").map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         })?)
     }
 }
@@ -62,11 +57,7 @@ impl ProcFs {
 fn start_of(stat: &str) -> Option<u64> {
     // Field 2 is the name in parentheses, which may itself hold any of them.
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name
-        .split_ascii_whitespace()
-        .nth(22 - 3)?
-        .parse()
-        .ok()
+    after_name.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -87,9 +78,6 @@ mod tests {
         let tgid = std::process::id();
         assert!(proc.executable(tgid).is_some());
         assert!(proc.started(tgid).is_some());
-        assert!(
-            proc.read(tgid, "cmdline")
-                .is_some_and(|bytes| !bytes.is_empty())
-        );
+        assert!(proc.read(tgid, "cmdline").is_some_and(|bytes| !bytes.is_empty()));
     }
 }

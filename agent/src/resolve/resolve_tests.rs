@@ -34,10 +34,7 @@ impl FakeProc {
         write("comm", "comm\n");
         write("environ", "");
         write("cgroup", &format!("0::/docker/{:064x}\n", tgid));
-        write(
-            "stat",
-            &format!("{tgid} (x) {} {started} 0", ["0"; 19].join(" ")),
-        );
+        write("stat", &format!("{tgid} (x) {} {started} 0", ["0"; 19].join(" ")));
         symlink(Path::new(exe), dir.join("exe")).expect("the fake proc is writable");
     }
 
@@ -63,38 +60,22 @@ impl Drop for FakeProc {
 }
 
 fn exec(tgid: u32) -> ProcessExec {
-    ProcessExec {
-        tgid,
-        time_ns: 1,
-        cgroup_id: 9,
-        ..ProcessExec::default()
-    }
+    ProcessExec { tgid, time_ns: 1, cgroup_id: 9, ..ProcessExec::default() }
 }
 
 fn event(tgid: u32, parent_tgid: u32, time_ns: u64) -> ProcessEvent {
-    ProcessEvent {
-        tgid,
-        parent_tgid,
-        time_ns,
-        ..ProcessEvent::default()
-    }
+    ProcessEvent { tgid, parent_tgid, time_ns, ..ProcessEvent::default() }
 }
 
 fn name(table: &mut ProcessTable, tgid: u32, now_ns: u64) -> String {
-    table
-        .resource(tgid, 0, now_ns)
-        .map_or("excluded".into(), |r| r.service_name.to_string())
+    table.resource(tgid, 0, now_ns).map_or("excluded".into(), |r| r.service_name.to_string())
 }
 
 fn text(resource: &Resource, key: &str) -> Option<String> {
-    resource
-        .attributes
-        .iter()
-        .find(|(k, _)| k == key)
-        .map(|(_, value)| match value {
-            ResourceValue::Text(text) => text.to_string(),
-            ResourceValue::Integer(number) => number.to_string(),
-        })
+    resource.attributes.iter().find(|(k, _)| k == key).map(|(_, value)| match value {
+        ResourceValue::Text(text) => text.to_string(),
+        ResourceValue::Integer(number) => number.to_string(),
+    })
 }
 
 #[test]
@@ -104,10 +85,7 @@ fn a_process_older_than_the_agent_is_read_from_proc() {
     let resource = proc.table().resource(7, 0, 1).expect("nothing is excluded");
     assert_eq!(&*resource.service_name, "cart");
     assert_eq!(text(&resource, "process.pid").as_deref(), Some("7"));
-    assert_eq!(
-        text(&resource, "process.executable.path").as_deref(),
-        Some("/usr/bin/python3.11")
-    );
+    assert_eq!(text(&resource, "process.executable.path").as_deref(), Some("/usr/bin/python3.11"));
     assert_eq!(text(&resource, "container.id"), Some(format!("{:064x}", 7)));
 }
 
@@ -125,11 +103,7 @@ fn two_python_services_are_two_services() {
 fn a_process_that_is_gone_keeps_the_name_of_its_exec() {
     let proc = FakeProc::new();
     let mut table = proc.table();
-    table.on_exec(
-        &exec(7),
-        b"python3\0job.py\0",
-        b"OTEL_SERVICE_NAME=nightly\0",
-    );
+    table.on_exec(&exec(7), b"python3\0job.py\0", b"OTEL_SERVICE_NAME=nightly\0");
     table.on_exit(&event(7, 0, 2));
     assert_eq!(name(&mut table, 7, 3), "nightly");
     table.sweep(3 + KEEP_EXITED_NS);
@@ -200,14 +174,7 @@ fn a_full_table_forgets_those_who_left_first() {
     table.on_exec(&exec(7), b"a\0", b"A=1\0");
     table.on_exec(&exec(8), b"b\0", b"A=1\0");
     table.on_exit(&event(7, 0, 2));
-    table.on_exec(
-        &ProcessExec {
-            time_ns: 2 * SWEEP_NS,
-            ..exec(9)
-        },
-        b"c\0",
-        b"A=1\0",
-    );
+    table.on_exec(&ProcessExec { time_ns: 2 * SWEEP_NS, ..exec(9) }, b"c\0", b"A=1\0");
     assert_eq!(name(&mut table, 8, 2 * SWEEP_NS), "b");
     assert_eq!(table.metrics.get(Metric::ProcessesEvicted), 0);
     table.on_exec(&exec(10), b"d\0", b"A=1\0");

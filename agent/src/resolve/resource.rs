@@ -43,18 +43,12 @@ pub(crate) struct Instance {
 impl Resource {
     /// The resource of spans whose process is not known.
     pub(crate) fn unknown() -> Self {
-        Self {
-            service_name: UNKNOWN_SERVICE.into(),
-            attributes: Vec::new(),
-        }
+        Self { service_name: UNKNOWN_SERVICE.into(), attributes: Vec::new() }
     }
 
     /// The resource of spans whose process is not known, on this host.
     pub(crate) fn unknown_on(host: &Host) -> Self {
-        Self {
-            attributes: host.attributes.to_vec(),
-            ..Self::unknown()
-        }
+        Self { attributes: host.attributes.to_vec(), ..Self::unknown() }
     }
 
     /// The resource of one process. What the process says of itself wins over
@@ -78,14 +72,8 @@ impl Resource {
             resource.push(key.to_string().into(), ResourceValue::Text(value.clone()));
         }
         let text = |text: &str| ResourceValue::Text(text.into());
-        resource.push(
-            "service.instance.id".into(),
-            text(&instance_id(instance, host)),
-        );
-        resource.push(
-            "process.pid".into(),
-            ResourceValue::Integer(instance.tgid.into()),
-        );
+        resource.push("service.instance.id".into(), text(&instance_id(instance, host)));
+        resource.push("process.pid".into(), ResourceValue::Integer(instance.tgid.into()));
         if let Some(name) = &identity.executable_name {
             resource.push("process.executable.name".into(), text(name));
         }
@@ -127,11 +115,7 @@ mod tests {
     }
 
     fn get<'a>(resource: &'a Resource, key: &str) -> Option<&'a ResourceValue> {
-        resource
-            .attributes
-            .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, value)| value)
+        resource.attributes.iter().find(|(k, _)| k == key).map(|(_, value)| value)
     }
 
     #[test]
@@ -154,23 +138,10 @@ mod tests {
         };
         let resource = resource(&identity, 7);
         assert_eq!(&*resource.service_name, "cart");
-        assert_eq!(
-            get(&resource, "host.name"),
-            Some(&ResourceValue::Text("mine".into()))
-        );
-        assert_eq!(
-            get(&resource, "service.version"),
-            Some(&ResourceValue::Text("1.2".into()))
-        );
-        assert_eq!(
-            get(&resource, "container.id"),
-            Some(&ResourceValue::Text("c0ffee".into()))
-        );
-        let mut keys: Vec<_> = resource
-            .attributes
-            .iter()
-            .map(|(key, _)| key.clone())
-            .collect();
+        assert_eq!(get(&resource, "host.name"), Some(&ResourceValue::Text("mine".into())));
+        assert_eq!(get(&resource, "service.version"), Some(&ResourceValue::Text("1.2".into())));
+        assert_eq!(get(&resource, "container.id"), Some(&ResourceValue::Text("c0ffee".into())));
+        let mut keys: Vec<_> = resource.attributes.iter().map(|(key, _)| key.clone()).collect();
         keys.sort();
         keys.dedup();
         assert_eq!(keys.len(), resource.attributes.len());
@@ -178,9 +149,6 @@ mod tests {
 
     #[test]
     fn a_process_without_name_is_an_unknown_service() {
-        assert_eq!(
-            &*resource(&Identity::default(), 7).service_name,
-            "unknown_service"
-        );
+        assert_eq!(&*resource(&Identity::default(), 7).service_name, "unknown_service");
     }
 }

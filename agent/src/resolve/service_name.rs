@@ -7,16 +7,8 @@ use super::interpreters::{Interpreter, Scripts, find};
 
 /// Programs that serve an application named on their command line as
 /// `module:attribute`; the application is the better name.
-const APPLICATION_SERVERS: [&str; 8] = [
-    "daphne",
-    "flask",
-    "granian",
-    "gunicorn",
-    "hypercorn",
-    "uvicorn",
-    "uwsgi",
-    "waitress-serve",
-];
+const APPLICATION_SERVERS: [&str; 8] =
+    ["daphne", "flask", "granian", "gunicorn", "hypercorn", "uvicorn", "uwsgi", "waitress-serve"];
 
 /// The last part of a path.
 pub(crate) fn file_name(path: &str) -> &str {
@@ -42,9 +34,7 @@ pub(crate) fn derive<'a>(executable: &'a str, args: &'a [String]) -> &'a str {
     }
     // Programs that are many by the name they are called.
     if matches!(executable, "busybox" | "toybox") {
-        return args
-            .first()
-            .map_or(executable, |arg| file_name(arg).trim_start_matches('-'));
+        return args.first().map_or(executable, |arg| file_name(arg).trim_start_matches('-'));
     }
     if APPLICATION_SERVERS.contains(&executable) {
         return application(rest).unwrap_or(executable);
@@ -104,41 +94,27 @@ fn script_name<'a>(interpreter: &Interpreter, args: &'a [String]) -> Option<&'a 
         // A class keeps its package; an archive, given by `-jar`, loses its path.
         return Some(script.strip_suffix(".jar").map_or(script, file_name));
     }
-    Some(file_of_script(
-        script,
-        interpreter.suffixes,
-        args.as_slice(),
-    ))
-    .filter(|name| !name.is_empty())
+    Some(file_of_script(script, interpreter.suffixes, args.as_slice()))
+        .filter(|name| !name.is_empty())
 }
 
 fn module_name<'a>(module: &'a str, args: &'a [String]) -> &'a str {
     // Java: a module may be followed by its main class.
     let module = module.split('/').next().unwrap_or(module);
     let module = module.strip_suffix(".__main__").unwrap_or(module);
-    if APPLICATION_SERVERS.contains(&module) {
-        application(args).unwrap_or(module)
-    } else {
-        module
-    }
+    if APPLICATION_SERVERS.contains(&module) { application(args).unwrap_or(module) } else { module }
 }
 
 fn file_of_script<'a>(script: &'a str, suffixes: &[&str], args: &'a [String]) -> &'a str {
     let (directory, file) = script.rsplit_once('/').unwrap_or(("", script));
-    let stem = suffixes
-        .iter()
-        .find_map(|suffix| file.strip_suffix(suffix))
-        .unwrap_or(file);
+    let stem = suffixes.iter().find_map(|suffix| file.strip_suffix(suffix)).unwrap_or(file);
     if APPLICATION_SERVERS.contains(&stem) {
         return application(args).unwrap_or(stem);
     }
     // These names say nothing; the directory's does.
     if matches!(stem, "__main__" | "index") {
         let parent = file_name(directory);
-        if !matches!(
-            parent,
-            "" | "." | ".." | "bin" | "dist" | "build" | "src" | "lib"
-        ) {
+        if !matches!(parent, "" | "." | ".." | "bin" | "dist" | "build" | "src" | "lib") {
             return parent;
         }
     }
@@ -150,31 +126,21 @@ fn file_of_script<'a>(script: &'a str, suffixes: &[&str], args: &'a [String]) ->
 /// and ASGI projects have it. Values of options, such as `0.0.0.0:80`, are not of
 /// that form.
 fn application(args: &[String]) -> Option<&str> {
-    let mut positional = args
-        .iter()
-        .map(String::as_str)
-        .filter(|arg| !arg.starts_with('-'));
+    let mut positional = args.iter().map(String::as_str).filter(|arg| !arg.starts_with('-'));
     positional
         .clone()
         .find(|arg| {
             arg.split_once(':')
                 .is_some_and(|(module, rest)| is_dotted_name(module) && is_attribute(rest))
         })
-        .or_else(|| {
-            positional
-                .next_back()
-                .filter(|arg| arg.contains('.') && is_dotted_name(arg))
-        })
+        .or_else(|| positional.next_back().filter(|arg| arg.contains('.') && is_dotted_name(arg)))
         .map(module_of)
 }
 
 /// `shop.wsgi:app` and `shop.main:create_app()` are both of `shop`'s module.
 fn module_of(application: &str) -> &str {
     let module = application.split(':').next().unwrap_or(application);
-    [".wsgi", ".asgi"]
-        .iter()
-        .find_map(|suffix| module.strip_suffix(suffix))
-        .unwrap_or(module)
+    [".wsgi", ".asgi"].iter().find_map(|suffix| module.strip_suffix(suffix)).unwrap_or(module)
 }
 
 fn is_dotted_name(text: &str) -> bool {

@@ -26,11 +26,7 @@ fn an_ordinary_program_is_called_by_its_own_name() {
 fn python_services_are_called_by_their_script_or_module() {
     check(&[
         ("python3.11", "python3 app.py", "app"),
-        (
-            "python3.11",
-            "python3 -u /srv/cart/cart.py --port 80",
-            "cart",
-        ),
+        ("python3.11", "python3 -u /srv/cart/cart.py --port 80", "cart"),
         ("python3", "python3 -m pkg.mod --x", "pkg.mod"),
         ("python3", "python3 -um pkg.mod", "pkg.mod"),
         ("python3", "python3 -mpkg.mod", "pkg.mod"),
@@ -53,18 +49,10 @@ fn an_application_server_is_called_by_its_application() {
             "/usr/bin/python3 /usr/bin/gunicorn -w 4 -b localhost:8000 shop.wsgi:app",
             "shop",
         ),
-        (
-            "python3",
-            "python3 /usr/bin/uvicorn cart.main:create_app() --port 80",
-            "cart.main",
-        ),
+        ("python3", "python3 /usr/bin/uvicorn cart.main:create_app() --port 80", "cart.main"),
         ("python3", "python3 -m uvicorn cart:app", "cart"),
         ("python3", "python3 -m gunicorn proj.wsgi", "proj"),
-        (
-            "python3",
-            "python3 /usr/bin/gunicorn -b 0.0.0.0:80",
-            "gunicorn",
-        ),
+        ("python3", "python3 /usr/bin/gunicorn -b 0.0.0.0:80", "gunicorn"),
         ("uwsgi", "uwsgi --http :80 --module shop.wsgi:app", "shop"),
     ]);
 }
@@ -73,10 +61,7 @@ fn an_application_server_is_called_by_its_application() {
 fn a_title_written_over_the_arguments_still_names_the_application() {
     let title = |executable, title: &str| derive(executable, &[title.to_owned()]).to_owned();
     assert_eq!(title("python3", "gunicorn: worker [shop:app]"), "shop");
-    assert_eq!(
-        title("ruby", "puma 6.4.0 (tcp://0.0.0.0:80) [checkout]"),
-        "checkout"
-    );
+    assert_eq!(title("ruby", "puma 6.4.0 (tcp://0.0.0.0:80) [checkout]"), "checkout");
     assert_eq!(title("node", "npm start"), "npm");
 }
 
@@ -84,11 +69,7 @@ fn a_title_written_over_the_arguments_still_names_the_application() {
 fn node_services_are_called_by_their_script() {
     check(&[
         ("node", "node server.js", "server"),
-        (
-            "node",
-            "node --max-old-space-size=512 -r ./trace.js /srv/web/index.mjs",
-            "web",
-        ),
+        ("node", "node --max-old-space-size=512 -r ./trace.js /srv/web/index.mjs", "web"),
         ("nodejs", "nodejs --require x app.cjs", "app"),
         ("node", "node --import tsx src/api.ts", "api"),
         ("node", "node dist/index.js", "index"),
@@ -101,26 +82,10 @@ fn node_services_are_called_by_their_script() {
 #[test]
 fn java_services_are_called_by_their_archive_or_class() {
     check(&[
-        (
-            "java",
-            "java -Xmx1g -jar /opt/orders.jar --spring",
-            "orders",
-        ),
-        (
-            "java",
-            "java -cp a.jar:b.jar -Dx=y com.example.Orders arg",
-            "com.example.Orders",
-        ),
-        (
-            "java",
-            "java -p mods -m shop.orders/shop.Main",
-            "shop.orders",
-        ),
-        (
-            "java",
-            "java --add-opens java.base/java.lang=ALL-UNNAMED -jar x.jar",
-            "x",
-        ),
+        ("java", "java -Xmx1g -jar /opt/orders.jar --spring", "orders"),
+        ("java", "java -cp a.jar:b.jar -Dx=y com.example.Orders arg", "com.example.Orders"),
+        ("java", "java -p mods -m shop.orders/shop.Main", "shop.orders"),
+        ("java", "java --add-opens java.base/java.lang=ALL-UNNAMED -jar x.jar", "x"),
     ]);
 }
 

@@ -11,12 +11,8 @@ fn check(what: &str, streams: &[&str]) {
     let mut world = World::traced();
     let connections = streams.iter().map(|stream| {
         let client = vec![Step::send(stream), Step::until("\r\n\r\nok")];
-        let server = vec![
-            Step::until("The end"),
-            Step::Pause(2),
-            Step::send(OK),
-            Step::UntilClosed,
-        ];
+        let server =
+            vec![Step::until("The end"), Step::Pause(2), Step::send(OK), Step::UntilClosed];
         (client, server)
     });
     let recorded = run(&world, connections.collect());

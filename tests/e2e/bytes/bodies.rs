@@ -16,10 +16,7 @@ const LOOK_ALIKE: &str =
 const END: &str = "END.";
 
 fn with_length(body: &str) -> Vec<Part> {
-    let head = format!(
-        "POST /form HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
+    let head = format!("POST /form HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
     vec![Part::head(head), Part::exact(body)]
 }
 
@@ -42,17 +39,10 @@ fn check(what: &str, parts: Vec<Part>, more_follows: bool, cuts: &[usize]) {
     let first = concat(&parts);
     let connection = |cut: &usize| {
         let mut client: Vec<Step> = first.chunks(*cut).map(Step::send).collect();
-        client.extend([
-            Step::until("\r\n\r\nok"),
-            Step::send(&last),
-            Step::until("\r\n\r\nok"),
-        ]);
+        client.extend([Step::until("\r\n\r\nok"), Step::send(&last), Step::until("\r\n\r\nok")]);
         let server = vec![
             Step::until("The end"),
-            Step::Until {
-                pattern: "\r\n\r\n".into(),
-                times: usize::from(more_follows),
-            },
+            Step::Until { pattern: "\r\n\r\n".into(), times: usize::from(more_follows) },
             Step::send(OK),
             Step::until(END),
             Step::heads(1),
@@ -77,35 +67,20 @@ fn check(what: &str, parts: Vec<Part>, more_follows: bool, cuts: &[usize]) {
 #[test]
 fn a_body_with_a_length_is_passed_over() {
     let body = format!("{LOOK_ALIKE}{LOOK_ALIKE}The end");
-    check(
-        "with a length",
-        with_length(&body),
-        false,
-        &[10_000, 1, 7, 60, 100],
-    );
+    check("with a length", with_length(&body), false, &[10_000, 1, 7, 60, 100]);
 }
 
 #[test]
 fn a_chunked_body_is_passed_over() {
     let chunks = [LOOK_ALIKE, "x", LOOK_ALIKE, "The end"];
-    check(
-        "chunked",
-        chunked(&chunks, "", ""),
-        true,
-        &[10_000, 1, 7, 60, 100],
-    );
+    check("chunked", chunked(&chunks, "", ""), true, &[10_000, 1, 7, 60, 100]);
 }
 
 #[test]
 fn a_chunked_body_with_extensions_and_trailers_is_passed_over() {
     let chunks = ["one", LOOK_ALIKE];
     let trailers = "X-Trailer: The end\r\nX-More: GET / HTTP/1.1\r\n";
-    check(
-        "trailers",
-        chunked(&chunks, ";name=\"va;lue\"", trailers),
-        true,
-        &[10_000, 1, 7, 50],
-    );
+    check("trailers", chunked(&chunks, ";name=\"va;lue\"", trailers), true, &[10_000, 1, 7, 50]);
 }
 
 #[test]
@@ -144,11 +119,7 @@ fn a_request_may_wait_for_100_continue() {
     };
     for (client, server) in expect::exactly_pairs("100-continue", &outcome.spans, &headers) {
         // The interim response is not the answer.
-        assert_eq!(
-            (client.status(), server.status()),
-            ("200", "200"),
-            "100-continue"
-        );
+        assert_eq!((client.status(), server.status()), ("200", "200"), "100-continue");
     }
 }
 
@@ -159,9 +130,7 @@ fn a_response_may_come_before_the_body() {
     let refused = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n";
     let parts = with_length(&format!("{body}{END}"));
     let next = format!("GET /{END} HTTP/1.1\r\nHost: a\r\n\r\n");
-    let [head, rest] = parts.as_slice() else {
-        unreachable!("a head and a body")
-    };
+    let [head, rest] = parts.as_slice() else { unreachable!("a head and a body") };
     let client = vec![
         Step::send(head.bytes()),
         Step::until("\r\n\r\n"),
@@ -188,10 +157,7 @@ fn a_response_may_come_before_the_body() {
         return;
     };
     let pairs = expect::exactly_pairs("early response", &outcome.spans, &headers);
-    let statuses: Vec<_> = pairs
-        .iter()
-        .map(|(c, s)| (c.status(), s.status()))
-        .collect();
+    let statuses: Vec<_> = pairs.iter().map(|(c, s)| (c.status(), s.status())).collect();
     assert_eq!(statuses, [("413", "413"), ("200", "200")]);
 }
 
@@ -207,10 +173,7 @@ fn nginx_passes_an_upload_on_from_a_file() {
     std::fs::write(&file, &body).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let data = format!("@{}", file.display());
     let url = format!("http://127.0.0.1:{}/upload", proxy.port);
-    assert_eq!(
-        curl(&world, &["-H", "Expect:", "--data-binary", &data, &url]),
-        "ok"
-    );
+    assert_eq!(curl(&world, &["-H", "Expect:", "--data-binary", &data, &url]), "ok");
     let request = server.received(0);
     let at = request.len().saturating_sub(body.len());
     untouched("upload by nginx", body.as_bytes(), &request[at..]);

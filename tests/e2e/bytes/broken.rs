@@ -16,10 +16,7 @@ struct Errors {
     server: bool,
 }
 
-const BOTH: Errors = Errors {
-    client: true,
-    server: true,
-};
+const BOTH: Errors = Errors { client: true, server: true };
 
 fn check(what: &str, client: Vec<Step>, server: Vec<Step>, errors: &Errors) {
     let mut world = World::traced();
@@ -58,24 +55,14 @@ fn a_close_inside_a_response_is_an_error() {
 #[test]
 fn a_reset_inside_a_response_is_an_error() {
     let client = vec![Step::send(REQUEST), Step::UntilClosed];
-    let server = vec![
-        Step::heads(1),
-        Step::send(PARTIAL),
-        Step::Pause(5),
-        Step::Reset,
-    ];
+    let server = vec![Step::heads(1), Step::send(PARTIAL), Step::Pause(5), Step::Reset];
     check("partial, reset", client, server, &BOTH);
 }
 
 #[test]
 fn a_client_that_gives_up_is_an_error() {
     let client = vec![Step::send(REQUEST), Step::Pause(20), Step::Reset];
-    check(
-        "client resets",
-        client,
-        vec![Step::heads(1), Step::UntilClosed],
-        &BOTH,
-    );
+    check("client resets", client, vec![Step::heads(1), Step::UntilClosed], &BOTH);
 }
 
 #[test]
@@ -88,19 +75,11 @@ fn a_client_that_closes_inside_a_response_is_an_error() {
 #[test]
 fn a_head_that_never_ends_is_no_exchange() {
     let mut world = World::traced();
-    let client = vec![
-        Step::send("GET /half HTTP/1.1\r\nHost: a\r\n"),
-        Step::Pause(5),
-        Step::Close,
-    ];
+    let client = vec![Step::send("GET /half HTTP/1.1\r\nHost: a\r\n"), Step::Pause(5), Step::Close];
     let (received, _) = run_one(&world, client, vec![Step::UntilClosed]);
     assert_eq!(received, b"GET /half HTTP/1.1\r\nHost: a\r\n");
     let Some(outcome) = world.stop_agent() else {
         return;
     };
-    assert!(
-        outcome.spans.is_empty(),
-        "{}",
-        tracewire_tests::otlp::describe(&outcome.spans)
-    );
+    assert!(outcome.spans.is_empty(), "{}", tracewire_tests::otlp::describe(&outcome.spans));
 }

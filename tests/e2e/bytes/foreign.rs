@@ -61,23 +61,13 @@ fn redis_like_traffic_is_left_alone() {
 
 #[test]
 fn mail_like_traffic_is_left_alone() {
-    check(
-        "mail",
-        &[
-            b"EHLO client.example\r\n",
-            b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n",
-        ],
-    );
+    check("mail", &[b"EHLO client.example\r\n", b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"]);
 }
 
 #[test]
 fn a_server_that_speaks_first_is_left_alone() {
     let mut world = World::traced();
-    let client = vec![
-        Step::until("220 mail\r\n"),
-        Step::send(REQUEST),
-        Step::until("250"),
-    ];
+    let client = vec![Step::until("220 mail\r\n"), Step::send(REQUEST), Step::until("250")];
     let server = vec![
         Step::send("220 mail\r\n"),
         Step::heads(1),
@@ -137,12 +127,8 @@ fn random_bytes_are_left_alone() {
         state ^= state << 17;
         state.to_le_bytes()[3]
     };
-    let streams: Vec<Bytes> = (1..60)
-        .map(|len| Bytes((0..len * 7).map(|_| next()).collect()))
-        .collect();
-    let streams: Vec<&[u8]> = streams
-        .iter()
-        .map(|Bytes(bytes)| bytes.as_slice())
-        .collect();
+    let streams: Vec<Bytes> =
+        (1..60).map(|len| Bytes((0..len * 7).map(|_| next()).collect())).collect();
+    let streams: Vec<&[u8]> = streams.iter().map(|Bytes(bytes)| bytes.as_slice()).collect();
     check("random", &streams);
 }

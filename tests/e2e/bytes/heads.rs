@@ -31,28 +31,19 @@ fn sends(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<Step> {
 
 fn answered(mut steps: Vec<Step>) -> (Vec<Step>, Vec<Step>) {
     steps.push(Step::until("\r\n\r\nok"));
-    (
-        steps,
-        vec![Step::heads(1), Step::send(OK), Step::UntilClosed],
-    )
+    (steps, vec![Step::heads(1), Step::send(OK), Step::UntilClosed])
 }
 
 /// Each connection carries `head`, and all get a header and both spans.
 fn check(world: &mut World, what: &str, head: &[u8], connections: Vec<(Vec<Step>, Vec<Step>)>) {
-    let Recorded {
-        requests,
-        responses,
-    } = run(world, connections);
+    let Recorded { requests, responses } = run(world, connections);
     let mut headers = Vec::new();
     for (number, request) in requests.iter().enumerate() {
         let what = format!("{what}, connection {number}");
         let found = compare(&what, &[Part::head(head)], request);
         headers.extend(expect::all_injected(&what, found));
     }
-    assert!(
-        responses.iter().all(|response| response == OK.as_bytes()),
-        "{what}: responses"
-    );
+    assert!(responses.iter().all(|response| response == OK.as_bytes()), "{what}: responses");
     let Some(outcome) = world.stop_agent() else {
         return;
     };
@@ -63,25 +54,15 @@ fn check(world: &mut World, what: &str, head: &[u8], connections: Vec<(Vec<Step>
 fn a_head_split_anywhere_over_two_sends_gets_one_header() {
     let mut world = World::traced();
     let split = |at| answered(sends([&HEAD[..at], &HEAD[at..]]));
-    check(
-        &mut world,
-        "two sends",
-        HEAD.as_bytes(),
-        (1..HEAD.len()).map(split).collect(),
-    );
+    check(&mut world, "two sends", HEAD.as_bytes(), (1..HEAD.len()).map(split).collect());
 }
 
 #[test]
 fn a_head_split_anywhere_with_a_pause_gets_one_header() {
     let mut world = World::traced();
     // The pause lets the first piece leave, arrive and be read alone.
-    let split = |at| {
-        answered(vec![
-            Step::send(&HEAD[..at]),
-            Step::Pause(3),
-            Step::send(&HEAD[at..]),
-        ])
-    };
+    let split =
+        |at| answered(vec![Step::send(&HEAD[..at]), Step::Pause(3), Step::send(&HEAD[at..])]);
     check(
         &mut world,
         "two sends with a pause",
@@ -102,16 +83,8 @@ fn a_head_in_one_vector_or_with_more_to_come_gets_one_header() {
     let mut world = World::traced();
     let pieces = HEAD.as_bytes().chunks(7).map(Bytes::from).collect();
     let vector = answered(vec![Step::SendVector(pieces)]);
-    let more = answered(vec![
-        Step::SendMore(HEAD[..40].into()),
-        Step::send(&HEAD[40..]),
-    ]);
-    check(
-        &mut world,
-        "writev and MSG_MORE",
-        HEAD.as_bytes(),
-        vec![vector, more],
-    );
+    let more = answered(vec![Step::SendMore(HEAD[..40].into()), Step::send(&HEAD[40..])]);
+    check(&mut world, "writev and MSG_MORE", HEAD.as_bytes(), vec![vector, more]);
 }
 
 #[test]
@@ -119,13 +92,7 @@ fn a_head_of_16_kib_gets_one_header_however_it_is_sent() {
     let mut world = World::traced();
     let head = long_head(16 * 1024);
     let pieces = |len: usize| answered(sends(head.chunks(len)));
-    let cases = vec![
-        pieces(16 * 1024),
-        pieces(8000),
-        pieces(1000),
-        pieces(1024),
-        pieces(1023),
-    ];
+    let cases = vec![pieces(16 * 1024), pieces(8000), pieces(1000), pieces(1024), pieces(1023)];
     check(&mut world, "16 KiB", &head, cases);
 }
 
@@ -134,12 +101,7 @@ fn a_head_of_40_kib_gets_one_header_however_it_is_sent() {
     let mut world = World::traced();
     let head = long_head(40 * 1024);
     let pieces = |len: usize| answered(sends(head.chunks(len)));
-    check(
-        &mut world,
-        "40 KiB",
-        &head,
-        vec![pieces(40 * 1024), pieces(4096), pieces(4095)],
-    );
+    check(&mut world, "40 KiB", &head, vec![pieces(40 * 1024), pieces(4096), pieces(4095)]);
 }
 
 #[test]
@@ -152,13 +114,8 @@ fn a_head_beyond_the_limit_is_left_alone_and_so_is_what_follows_it() {
         Step::send(HEAD),
         Step::until("\r\n\r\nok"),
     ];
-    let server = vec![
-        Step::heads(1),
-        Step::send(OK),
-        Step::heads(1),
-        Step::send(OK),
-        Step::UntilClosed,
-    ];
+    let server =
+        vec![Step::heads(1), Step::send(OK), Step::heads(1), Step::send(OK), Step::UntilClosed];
     let (request, _) = run_one(&world, client, server);
     // The request after it may have a header again, or not: both are safe.
     compare("80 KiB", &[Part::exact(&head), Part::head(HEAD)], &request);
@@ -203,12 +160,9 @@ fn unusual_but_valid_heads_get_one_header() {
     ];
     let mut world = World::traced();
     let server = vec![Step::heads(1), Step::send(OK), Step::UntilClosed];
-    let connections = heads.iter().map(|head| {
-        (
-            vec![Step::send(head), Step::until("\r\n\r\nok")],
-            server.clone(),
-        )
-    });
+    let connections = heads
+        .iter()
+        .map(|head| (vec![Step::send(head), Step::until("\r\n\r\nok")], server.clone()));
     let recorded = run(&world, connections.collect());
     for (head, request) in heads.iter().zip(&recorded.requests) {
         // Not each of these must get a header, but each must arrive whole.
@@ -236,10 +190,6 @@ fn a_server_that_answers_after_half_closing_is_read_to_the_end() {
         return;
     };
     for (client, server) in expect::exactly_pairs("half-closed", &outcome.spans, &headers) {
-        assert_eq!(
-            (client.status(), server.status()),
-            ("200", "200"),
-            "half-closed"
-        );
+        assert_eq!((client.status(), server.status()), ("200", "200"), "half-closed");
     }
 }

@@ -19,10 +19,7 @@ fn upload(nonblocking: bool, send_buffer: Option<i32>) {
     let mut client: Vec<Step> = send_buffer.map(Step::SendBuffer).into_iter().collect();
     client.extend([
         Step::send(&head),
-        Step::SendFill {
-            len: LARGE,
-            nonblocking,
-        },
+        Step::SendFill { len: LARGE, nonblocking },
         Step::until("\r\n\r\nok"),
         Step::send(NEXT),
         Step::until("\r\n\r\nok"),
@@ -36,11 +33,7 @@ fn upload(nonblocking: bool, send_buffer: Option<i32>) {
         Step::UntilClosed,
     ];
     let (received, _) = run_one(&world, client, server);
-    let sent = [
-        Part::head(&head),
-        Part::exact(fill(LARGE)),
-        Part::head(NEXT),
-    ];
+    let sent = [Part::head(&head), Part::exact(fill(LARGE)), Part::head(NEXT)];
     let headers = expect::all_injected(&what, compare(&what, &sent, &received));
     let Some(outcome) = world.stop_agent() else {
         return;
@@ -69,10 +62,8 @@ fn heads_that_meet_a_full_send_buffer_arrive_whole() {
     // Pipelined requests with bodies, more than the buffers hold, to a server that does not read.
     let body = fill(3000);
     let request = |number| {
-        let head = format!(
-            "PUT /{number} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
+        let head =
+            format!("PUT /{number} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
         [Part::head(head), Part::exact(&body)]
     };
     let mut sent: Vec<Part> = (0..1000).flat_map(request).collect();
@@ -106,10 +97,7 @@ fn a_large_download_does_not_hide_the_next_exchange() {
     let server = vec![
         Step::heads(1),
         Step::send(&head),
-        Step::SendFill {
-            len: LARGE,
-            nonblocking: true,
-        },
+        Step::SendFill { len: LARGE, nonblocking: true },
         Step::heads(1),
         Step::send(OK),
         Step::UntilClosed,
@@ -117,21 +105,14 @@ fn a_large_download_does_not_hide_the_next_exchange() {
     let recorded = run(&world, vec![(client, server)]);
     let wanted = [head.as_bytes(), &fill(LARGE), OK.as_bytes()].concat();
     assert!(recorded.responses[0] == wanted, "the download differs");
-    let sent = [
-        Part::head("GET /large HTTP/1.1\r\nHost: a\r\n\r\n"),
-        Part::head(NEXT),
-    ];
+    let sent = [Part::head("GET /large HTTP/1.1\r\nHost: a\r\n\r\n"), Part::head(NEXT)];
     let found = compare("download", &sent, &recorded.requests[0]);
     let headers = expect::all_injected("download", found);
     let Some(outcome) = world.stop_agent() else {
         return;
     };
     for (client, server) in expect::exactly_pairs("download", &outcome.spans, &headers) {
-        assert_eq!(
-            (client.status(), server.status()),
-            ("200", "200"),
-            "download"
-        );
+        assert_eq!((client.status(), server.status()), ("200", "200"), "download");
     }
 }
 
@@ -151,12 +132,7 @@ fn a_file_from_nginx_arrives_whole() {
     let Some(outcome) = world.stop_agent() else {
         return;
     };
-    assert_eq!(
-        outcome.spans.len(),
-        2,
-        "{}",
-        tracewire_tests::otlp::describe(&outcome.spans)
-    );
+    assert_eq!(outcome.spans.len(), 2, "{}", tracewire_tests::otlp::describe(&outcome.spans));
     for span in &outcome.spans {
         assert_eq!((span.status(), span.is_error), ("200", false), "{span:?}");
     }

@@ -41,11 +41,7 @@ fn check(what: &str, request: &str, accept: &str) {
     let inner = [INNER.repeat(4).as_bytes(), b"\x81\x05hello"].concat();
     // The request that asks may have a header; nothing after it may.
     compare(what, &[Part::head(request), Part::exact(inner)], &received);
-    assert_eq!(
-        response,
-        format!("{accept}{}", OK.repeat(3)).as_bytes(),
-        "{what}: responses"
-    );
+    assert_eq!(response, format!("{accept}{}", OK.repeat(3)).as_bytes(), "{what}: responses");
     let Some(outcome) = world.stop_agent() else {
         return;
     };
@@ -66,21 +62,13 @@ fn a_websocket_is_left_alone_after_101() {
 
 #[test]
 fn a_tunnel_is_left_alone_after_connect() {
-    check(
-        "CONNECT",
-        CONNECT,
-        "HTTP/1.1 200 Connection established\r\n\r\n",
-    );
+    check("CONNECT", CONNECT, "HTTP/1.1 200 Connection established\r\n\r\n");
 }
 
 #[test]
 fn a_tunnel_with_a_length_in_its_answer_is_left_alone() {
     // A length there must be ignored (RFC 9110 §9.3.6).
-    check(
-        "CONNECT with a length",
-        CONNECT,
-        "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n",
-    );
+    check("CONNECT with a length", CONNECT, "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n");
 }
 
 #[test]
@@ -102,10 +90,8 @@ fn an_upgrade_that_is_refused_stays_http() {
     ];
     let (received, _) = run_one(&world, client, server);
     let sent = [Part::head(UPGRADE), Part::head(INNER)];
-    let headers: Vec<_> = compare("refused upgrade", &sent, &received)
-        .into_iter()
-        .flatten()
-        .collect();
+    let headers: Vec<_> =
+        compare("refused upgrade", &sent, &received).into_iter().flatten().collect();
     let Some(outcome) = world.stop_agent() else {
         return;
     };
@@ -127,18 +113,9 @@ fn an_upgrade_to_http2_that_is_ignored_stays_http() {
         Step::send(INNER),
         Step::until("\r\n\r\nok"),
     ];
-    let server = vec![
-        Step::heads(1),
-        Step::send(OK),
-        Step::heads(1),
-        Step::send(OK),
-        Step::UntilClosed,
-    ];
+    let server =
+        vec![Step::heads(1), Step::send(OK), Step::heads(1), Step::send(OK), Step::UntilClosed];
     let (received, _) = run_one(&world, client, server);
-    compare(
-        "ignored upgrade",
-        &[Part::head(request), Part::head(INNER)],
-        &received,
-    );
+    compare("ignored upgrade", &[Part::head(request), Part::head(INNER)], &received);
     world.stop_agent();
 }

@@ -23,23 +23,15 @@ pub(crate) fn run(world: &World, connections: Vec<(Vec<Step>, Vec<Step>)>) -> Re
     let server = world.peer(|directory| serve(directory, servers));
     let address = server.address();
     let steps = clients.into_iter().enumerate();
-    let steps = steps
-        .flat_map(|(number, steps)| on_connection(number, address, steps))
-        .collect();
+    let steps = steps.flat_map(|(number, steps)| on_connection(number, address, steps)).collect();
     let responses = world.client(count, steps);
     let requests = (0..count).map(|number| server.received(number)).collect();
-    Recorded {
-        requests,
-        responses,
-    }
+    Recorded { requests, responses }
 }
 
 /// As [`run`], with one connection. Gives what the server and what the client received.
 pub(crate) fn run_one(world: &World, client: Vec<Step>, server: Vec<Step>) -> (Vec<u8>, Vec<u8>) {
-    let Recorded {
-        mut requests,
-        mut responses,
-    } = run(world, vec![(client, server)]);
+    let Recorded { mut requests, mut responses } = run(world, vec![(client, server)]);
     (requests.remove(0), responses.remove(0))
 }
 
@@ -50,7 +42,5 @@ fn on_connection(
     steps: Vec<Step>,
 ) -> impl Iterator<Item = (usize, Step)> {
     let open = std::iter::once(Step::Connect(address));
-    open.chain(steps)
-        .chain([Step::Close])
-        .map(move |step| (number, step))
+    open.chain(steps).chain([Step::Close]).map(move |step| (number, step))
 }

@@ -40,29 +40,13 @@ impl Counter {
         let mut command = Command::new(workspace::target_dir().join("release/otlp-counter"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut guard = ChildGuard::spawn(&mut command, "the span counter")?;
-        let ask = guard
-            .child()
-            .stdin
-            .take()
-            .context("the span counter has no standard input")?;
-        let out = guard
-            .child()
-            .stdout
-            .take()
-            .context("the span counter has no standard output")?;
+        let ask = guard.child().stdin.take().context("the span counter has no standard input")?;
+        let out = guard.child().stdout.take().context("the span counter has no standard output")?;
         let mut answers = BufReader::new(out);
         let mut line = String::new();
         answers.read_line(&mut line)?;
-        let port = line
-            .trim()
-            .parse()
-            .context("the span counter named no port")?;
-        Ok(Self {
-            _guard: guard,
-            ask,
-            answers,
-            port,
-        })
+        let port = line.trim().parse().context("the span counter named no port")?;
+        Ok(Self { _guard: guard, ask, answers, port })
     }
 
     /// Where the agent sends to.
@@ -76,9 +60,7 @@ impl Counter {
     ///
     /// If the receiver is gone.
     pub(super) fn spans(&mut self) -> Result<u64> {
-        self.ask
-            .write_all(b"\n")
-            .context("the span counter is gone")?;
+        self.ask.write_all(b"\n").context("the span counter is gone")?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
         line.split(' ')

@@ -110,21 +110,15 @@ const WARM_UP: Duration = Duration::from_secs(1);
 ///
 /// If something cannot be had, started or measured.
 pub(super) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()> {
-    let needs = [
-        nginx::need(),
-        Need::program("wrk", "wrk"),
-        Need::program("h2load", "nghttp2-client"),
-    ];
+    packages::require_root("the bench")?;
+    let needs =
+        [nginx::need(), Need::program("wrk", "wrk"), Need::program("h2load", "nghttp2-client")];
     packages::ensure(&needs, "the bench")?;
     build_agent::build(source)?;
     Counter::build()?;
     let scratch = ScratchDir::create("bench")?;
     let cgroup = Cgroup::create("bench")?;
-    let bench = Run {
-        cgroup,
-        scratch,
-        span: Duration::from_secs(arguments.seconds),
-    };
+    let bench = Run { cgroup, scratch, span: Duration::from_secs(arguments.seconds) };
     let rows = bench.rows(arguments)?;
     if arguments.json {
         println!("{}", row::json(&rows));
@@ -165,18 +159,11 @@ impl Run {
                         load.rate,
                         load.rate / off.rate
                     ));
-                    row.rounds.push(Round {
-                        load,
-                        off,
-                        requests,
-                        agent,
-                    });
+                    row.rounds.push(Round { load, off, requests, agent });
                 }
             }
-            for (mode, row) in modes
-                .iter()
-                .zip(&mut of_case)
-                .filter(|(mode, _)| **mode != Mode::Off)
+            for (mode, row) in
+                modes.iter().zip(&mut of_case).filter(|(mode, _)| **mode != Mode::Off)
             {
                 match self.kernel_time(case, *mode) {
                     Ok(time) => row.kernel = Some(time),
@@ -209,24 +196,11 @@ impl Run {
         let rss_mib = usage::peak_rss_mib(agent.pid())?;
         let mut after = Err(anyhow::anyhow!("the agent's time was not read"));
         let stopped = agent.stop(|pid| after = usage::cpu_time(pid))?;
-        if let Some(line) = stopped
-            .log
-            .iter()
-            .rev()
-            .find(|line| line.contains("stopped"))
-        {
+        if let Some(line) = stopped.log.iter().rev().find(|line| line.contains("stopped")) {
             say(line);
         }
         let cpu_us = after?.saturating_sub(before).as_secs_f64() * 1e6;
-        Ok((
-            load,
-            requests,
-            Some(AgentUse {
-                cpu_us,
-                rss_mib,
-                spans: counter.spans()?,
-            }),
-        ))
+        Ok((load, requests, Some(AgentUse { cpu_us, rss_mib, spans: counter.spans()? })))
     }
 
     /// Nanoseconds in the agent's programs and their runs, for one request.
@@ -301,10 +275,7 @@ impl Run {
                 vec![start("proxy", &http, port)?, upstream]
             }
         };
-        Ok(Servers {
-            port,
-            _running: running,
-        })
+        Ok(Servers { port, _running: running })
     }
 }
 

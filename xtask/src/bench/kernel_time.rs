@@ -58,26 +58,19 @@ pub(super) fn of_process(pid: u32) -> Result<KernelTime> {
             programs.insert(id, time);
         }
     }
-    Ok(programs
-        .into_values()
-        .fold(KernelTime::default(), |sum, one| KernelTime {
-            nanoseconds: sum.nanoseconds + one.nanoseconds,
-            runs: sum.runs + one.runs,
-        }))
+    Ok(programs.into_values().fold(KernelTime::default(), |sum, one| KernelTime {
+        nanoseconds: sum.nanoseconds + one.nanoseconds,
+        runs: sum.runs + one.runs,
+    }))
 }
 
 /// The id and the time of a program, from the text of its descriptor's `fdinfo`
 /// (`bpf_prog_show_fdinfo` in `kernel/bpf/syscall.c`).
 fn program(fdinfo: &str) -> Option<(u64, KernelTime)> {
     let field = |name: &str| {
-        fdinfo
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")?.parse().ok())
+        fdinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")?.parse().ok())
     };
-    let time = KernelTime {
-        nanoseconds: field("run_time_ns")?,
-        runs: field("run_cnt")?,
-    };
+    let time = KernelTime { nanoseconds: field("run_time_ns")?, runs: field("run_cnt")? };
     Some((field("prog_id")?, time))
 }
 
@@ -88,16 +81,7 @@ mod tests {
     #[test]
     fn a_programs_time_is_read_from_its_descriptor() {
         let text = "pos:\t0\nprog_type:\t8\nprog_id:\t17\nrun_time_ns:\t420\nrun_cnt:\t3\n";
-        assert_eq!(
-            program(text),
-            Some((
-                17,
-                KernelTime {
-                    nanoseconds: 420,
-                    runs: 3
-                }
-            ))
-        );
+        assert_eq!(program(text), Some((17, KernelTime { nanoseconds: 420, runs: 3 })));
         assert_eq!(program("pos:\t0\nmap_id:\t3\n"), None);
     }
 }

@@ -35,13 +35,7 @@ pub(super) fn saturate(
 ) -> Result<Load> {
     let mut command = Command::new("wrk");
     command
-        .args([
-            "--latency",
-            "--threads",
-            "1",
-            "--connections",
-            &connections.to_string(),
-        ])
+        .args(["--latency", "--threads", "1", "--connections", &connections.to_string()])
         .args(["--duration", &format!("{}s", span.as_secs().max(1))])
         .arg(format!("http://127.0.0.1:{port}/"));
     if let Some(cgroup) = cgroup {
@@ -87,15 +81,9 @@ pub(super) fn at_rate(
 
 /// The totals and percentiles in wrk's report.
 fn wrk_report(text: &str) -> Option<Load> {
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| line.trim().strip_prefix(name))
-            .map(str::trim)
-    };
-    let total = text
-        .lines()
-        .find_map(|line| line.trim().split_once(" requests in "))?
-        .0;
+    let value =
+        |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim);
+    let total = text.lines().find_map(|line| line.trim().split_once(" requests in "))?.0;
     Some(Load {
         requests: total.parse().ok()?,
         rate: value("Requests/sec:")?.parse().ok()?,
@@ -128,11 +116,7 @@ fn h2load_log(text: &str, span: Duration) -> Option<Load> {
         times.push(fields.next()?.parse::<u64>().ok()?);
     }
     times.sort_unstable();
-    let at = |share: f64| {
-        times
-            .get((times.len() as f64 * share) as usize)
-            .map(|&t| t as f64)
-    };
+    let at = |share: f64| times.get((times.len() as f64 * share) as usize).map(|&t| t as f64);
     Some(Load {
         requests: times.len() as u64,
         rate: times.len() as f64 / span.as_secs_f64(),
@@ -151,34 +135,16 @@ mod tests {
                     Latency Distribution\n     50%  223.00us\n     75%  260.00us\n     \
                     90%  300.00us\n     99%    1.20ms\n  301234 requests in 3.10s, 48.00MB read\n\
                     Requests/sec:  97172.26\nTransfer/sec:     15.48MB\n";
-        let load = Load {
-            requests: 301_234,
-            rate: 97_172.26,
-            p50_us: 223.0,
-            p99_us: 1200.0,
-        };
+        let load = Load { requests: 301_234, rate: 97_172.26, p50_us: 223.0, p99_us: 1200.0 };
         assert_eq!(wrk_report(text), Some(load));
         assert_eq!(wrk_report("unable to connect"), None);
     }
 
     #[test]
     fn the_log_of_h2load_is_read_and_failures_are_not_ignored() {
-        let log: String = (1..=100)
-            .map(|n| format!("170000{n}\t200\t{n}\n"))
-            .collect();
+        let log: String = (1..=100).map(|n| format!("170000{n}\t200\t{n}\n")).collect();
         let load = h2load_log(&log, Duration::from_secs(2));
-        assert_eq!(
-            load,
-            Some(Load {
-                requests: 100,
-                rate: 50.0,
-                p50_us: 51.0,
-                p99_us: 100.0
-            })
-        );
-        assert_eq!(
-            h2load_log("1700001\t502\t9\n", Duration::from_secs(1)),
-            None
-        );
+        assert_eq!(load, Some(Load { requests: 100, rate: 50.0, p50_us: 51.0, p99_us: 100.0 }));
+        assert_eq!(h2load_log("1700001\t502\t9\n", Duration::from_secs(1)), None);
     }
 }

@@ -156,21 +156,12 @@ mod tests {
 
     #[test]
     fn rows_compare_each_round_with_its_own_round_without_agent() {
-        let load = |rate, p50_us| Load {
-            requests: 10,
-            rate,
-            p50_us,
-            p99_us: 2.0 * p50_us,
-        };
+        let load = |rate, p50_us| Load { requests: 10, rate, p50_us, p99_us: 2.0 * p50_us };
         let round = |rate, off_rate| Round {
             load: load(rate, 30.0),
             off: load(off_rate, 20.0),
             requests: 10,
-            agent: Some(AgentUse {
-                cpu_us: 50.0,
-                rss_mib: 9.0,
-                spans: 20,
-            }),
+            agent: Some(AgentUse { cpu_us: 50.0, rss_mib: 9.0, spans: 20 }),
         };
         let row = Row {
             case: "hello",

@@ -15,13 +15,8 @@ pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
     let ticks = ticks(&text).with_context(|| format!("{path} has no times"))?;
     // SAFETY: no pointers; the name is a constant of the C library.
     let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    let per_second = u32::try_from(per_second)
-        .ok()
-        .filter(|&n| n > 0)
-        .unwrap_or(100);
-    Ok(Duration::from_secs_f64(
-        ticks as f64 / f64::from(per_second),
-    ))
+    let per_second = u32::try_from(per_second).ok().filter(|&n| n > 0).unwrap_or(100);
+    Ok(Duration::from_secs_f64(ticks as f64 / f64::from(per_second)))
 }
 
 /// Fields 14 and 15, `utime` and `stime`. The name before them may hold blanks and brackets.

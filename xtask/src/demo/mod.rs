@@ -12,7 +12,7 @@ use crate::agent::Agent;
 use crate::cgroup::Cgroup;
 use crate::progress::say;
 use crate::scratch::ScratchDir;
-use crate::{build_agent, signals, toolchain};
+use crate::{build_agent, packages, signals, toolchain};
 use services::Services;
 
 /// What `cargo xtask demo` takes.
@@ -32,6 +32,7 @@ pub(crate) struct Arguments {
 ///
 /// If something cannot be had or started, or if the traces are not joined.
 pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()> {
+    packages::require_root("the demo")?;
     services::provide()?;
     build_agent::build(source)?;
 
@@ -44,17 +45,10 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
         services.port(),
         cgroup.path().display()
     ));
-    let color = if std::io::stdout().is_terminal() {
-        "always"
-    } else {
-        "never"
-    };
+    let color = if std::io::stdout().is_terminal() { "always" } else { "never" };
     let options = ["--exporter", "console", "--color", color].map(str::to_owned);
     let mut agent = Agent::start(cgroup.path(), &options, true)?;
-    say(format!(
-        "the agent is attached; sending {} request(s)",
-        arguments.requests
-    ));
+    say(format!("the agent is attached; sending {} request(s)", arguments.requests));
     for number in 1..=arguments.requests {
         services.request(&cgroup, number)?;
     }

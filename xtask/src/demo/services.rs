@@ -39,13 +39,7 @@ impl Services {
     /// If one does not start.
     pub(super) fn start(cgroup: &Cgroup, scratch: &ScratchDir) -> Result<Self> {
         let [port, storefront_port, inventory_port] = network::free_ports()?;
-        let inventory = script(
-            cgroup,
-            "node",
-            "inventory.js",
-            &[inventory_port],
-            inventory_port,
-        )?;
+        let inventory = script(cgroup, "node", "inventory.js", &[inventory_port], inventory_port)?;
         let storefront = script(
             cgroup,
             "python3",
@@ -60,10 +54,7 @@ impl Services {
              proxy_set_header Connection \"\";\n    }}\n  }}\n"
         );
         let proxy = nginx::start("proxy", &http, port, cgroup, scratch)?;
-        Ok(Self {
-            port,
-            _running: [proxy, storefront, inventory],
-        })
+        Ok(Self { port, _running: [proxy, storefront, inventory] })
     }
 
     /// nginx's port.
@@ -79,14 +70,7 @@ impl Services {
     pub(super) fn request(&self, cgroup: &Cgroup, number: u32) -> Result<()> {
         let url = format!("http://127.0.0.1:{}/products/{number}", self.port);
         let mut command = Command::new("curl");
-        command.args([
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--max-time",
-            "15",
-            &url,
-        ]);
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "15", &url]);
         cgroup.join(&mut command);
         let answer =
             process::output(&mut command).context("a request through the services failed")?;

@@ -3,16 +3,23 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// The services of one request's trace in the order of its spans: each one's server span,
-/// then its client span; curl only asks and the inventory only answers.
-const CHAIN: [&str; 6] = [
-    "curl",
-    "nginx",
-    "nginx",
-    "storefront",
-    "storefront",
-    "inventory",
+/// The services and kinds of the spans of one request, each the child of the one before:
+/// curl only asks, and the inventory only answers.
+const CHAIN: [(&str, &str); 6] = [
+    ("curl", "client"),
+    ("nginx", "server"),
+    ("nginx", "client"),
+    ("storefront", "server"),
+    ("storefront", "client"),
+    ("inventory", "server"),
 ];
+
+/// A line that shows a span.
+struct Line {
+    depth: usize,
+    service: &'static str,
+    kind: &'static str,
+}
 
 /// What was seen on the agent's standard output.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,7 +70,7 @@ impl Verdict {
 /// follow, one a line, children further in than their parents.
 pub(super) fn judge(text: &str) -> Verdict {
     let mut verdict = Verdict::default();
-    let mut spans: Vec<(usize, &'static str)> = Vec::new();
+    let mut spans = Vec::new();
     for line in text.lines() {
         let line = without_colour(line);
         if has_trace_id(&line) {
@@ -79,12 +86,11 @@ pub(super) fn judge(text: &str) -> Verdict {
 
 impl Verdict {
     /// Takes the spans of one trace in.
-    fn finish(&mut self, spans: &mut Vec<(usize, &'static str)>) {
+    fn finish(&mut self, spans: &mut Vec<Line>) {
         self.spans += spans.len();
-        self.services
-            .extend(spans.iter().map(|(_, service)| *service));
-        let names = spans.iter().map(|(_, service)| *service);
-        let nested = spans.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        self.services.extend(spans.iter().map(|span| span.service));
+        let names = spans.iter().map(|span| (span.service, span.kind));
+        let nested = spans.windows(2).all(|pair| pair[0].depth < pair[1].depth);
         if names.eq(CHAIN) && nested {
             self.joined += 1;
         }
@@ -92,16 +98,15 @@ impl Verdict {
     }
 }
 
-/// The depth and the service of a line that shows a span.
-fn span(line: &str) -> Option<(usize, &'static str)> {
+/// Reads `BRANCHES SERVICE KIND …`.
+fn span(line: &str) -> Option<Line> {
     let start = line.find(|c: char| c.is_ascii_alphanumeric())?;
-    let depth = line[..start].chars().count();
-    let rest = &line[start..];
-    let service = CHAIN.into_iter().find(|service| {
-        rest.strip_prefix(service)
-            .is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
-    })?;
-    Some((depth, service))
+    let (branches, text) = line.split_at(start);
+    let mut words = text.split_ascii_whitespace();
+    let (service, kind) = (words.next()?, words.next()?);
+    let service = CHAIN.into_iter().map(|(name, _)| name).find(|name| *name == service)?;
+    let kind = ["client", "server"].into_iter().find(|name| *name == kind)?;
+    Some(Line { depth: branches.chars().count(), service, kind })
 }
 
 fn has_trace_id(line: &str) -> bool {
@@ -126,22 +131,19 @@ mod tests {
     use super::*;
 
     const JOINED: &str = "\
-trace 4bf92f3577b34da6a3ce929d0e0e4736  6 spans  9.1 ms
-curl        GET  client  200  +0.0 ms  9.1 ms
-  nginx       GET  server  200  +0.1 ms  8.9 ms
-    nginx       GET  client  200  +0.2 ms  8.7 ms
-      storefront  GET  server  200  +0.3 ms  8.5 ms
-        storefront  GET  client  200  +1.0 ms  7.0 ms
-          \x1b[32minventory\x1b[0m   GET  server  200  +1.2 ms  6.8 ms
+trace 4bf92f3577b34da6a3ce929d0e0e4736  6 spans, 4 services, 9.10 ms
+  curl                   client  GET /a  200     +0.00 µs      9.10 ms  ━━━━
+  └─ nginx               server  GET /a  200     +0.10 ms      8.90 ms  ━━━━
+    └─ nginx             client  GET /a  200     +0.20 ms      8.70 ms  ━━━━
+      └─ storefront      server  GET /a  200     +0.30 ms      8.50 ms  ━━━━
+        └─ storefront    client  GET /a  200     +1.00 ms      7.00 ms   ━━━
+          └─ \x1b[32minventory\x1b[0m   server  GET /a  200     +1.20 ms      6.80 ms   ━━━
 ";
 
     #[test]
     fn a_whole_chain_is_one_joined_trace() {
         let verdict = judge(JOINED);
-        assert_eq!(
-            verdict.to_string(),
-            "1 trace, 4 services, 6 spans, 1 joined from end to end"
-        );
+        assert_eq!(verdict.to_string(), "1 trace, 4 services, 6 spans, 1 joined from end to end");
         assert!(verdict.expect(1).is_ok());
         assert!(verdict.expect(2).is_err());
     }
@@ -149,15 +151,15 @@ curl        GET  client  200  +0.0 ms  9.1 ms
     #[test]
     fn a_trace_that_falls_apart_is_not_joined() {
         let broken = JOINED.replace(
-            "      storefront",
-            "trace 5bf92f3577b34da6a3ce929d0e0e4736\nstorefront",
+            "      └─ storefront      server",
+            "trace 5bf92f3577b34da6a3ce929d0e0e4736\n  storefront      server",
         );
-        assert_eq!((judge(&broken).traces, judge(&broken).joined), (3, 0));
+        assert_eq!((judge(&broken).traces, judge(&broken).joined), (2, 0));
     }
 
     #[test]
     fn a_wrong_parent_is_not_joined() {
-        let flat = JOINED.replace("          \x1b[32minventory", "        \x1b[32minventory");
+        let flat = JOINED.replace("          └─ \x1b[32m", "        └─ \x1b[32m");
         assert_eq!((judge(&flat).traces, judge(&flat).joined), (1, 0));
     }
 }

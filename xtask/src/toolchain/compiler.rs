@@ -91,15 +91,8 @@ impl Compiler {
         let mut command = Command::new(bin.join("rustc"));
         clean_environment(&mut command);
         let version = process::output(command.arg("-vV")).ok()?;
-        let release = version
-            .lines()
-            .find_map(|line| line.strip_prefix("release: "))?;
-        let minor: u32 = release
-            .strip_prefix("1.")?
-            .split('.')
-            .next()?
-            .parse()
-            .ok()?;
+        let release = version.lines().find_map(|line| line.strip_prefix("release: "))?;
+        let minor: u32 = release.strip_prefix("1.")?.split('.').next()?.parse().ok()?;
         if minor < OLDEST_MINOR {
             return None;
         }
@@ -122,10 +115,7 @@ pub(super) fn find(source: Source) -> Vec<Compiler> {
         }));
     }
     if source != Source::Rustup {
-        found.extend(Compiler::in_sysroot(
-            "the system's compiler",
-            PathBuf::from("/usr"),
-        ));
+        found.extend(Compiler::in_sysroot("the system's compiler", PathBuf::from("/usr")));
     }
     found
 }
@@ -138,11 +128,7 @@ pub(super) fn find(source: Source) -> Vec<Compiler> {
 ///
 /// If there is nothing to install, or it fails; the message says what to run.
 pub(super) fn install(source: Source, unusable: &[(Compiler, String)]) -> Result<Compiler> {
-    let has = |system| {
-        unusable
-            .iter()
-            .any(|(compiler, _)| compiler.is_system() == system)
-    };
+    let has = |system| unusable.iter().any(|(compiler, _)| compiler.is_system() == system);
     let rustup =
         source != Source::System && packages::find_program("rustup").is_some() && !has(false);
     let system =
@@ -165,12 +151,8 @@ pub(super) fn install(source: Source, unusable: &[(Compiler, String)]) -> Result
         let mut command = Command::new("rustup");
         clean_environment(&mut command);
         let arguments = ["toolchain", "install", "nightly", "--profile", "minimal"];
-        process::run(
-            command
-                .args(arguments)
-                .args(["--component", "rust-src,clippy"]),
-        )
-        .context("rustup cannot install nightly with rust-src")?;
+        process::run(command.args(arguments).args(["--component", "rust-src,clippy"]))
+            .context("rustup cannot install nightly with rust-src")?;
         let sysroot = rustup_sysroot("nightly").context("rustup's nightly has no sysroot")?;
         return Compiler::in_sysroot("rustup's nightly", sysroot).context(
             "rustup's nightly is incomplete; run \
@@ -195,11 +177,8 @@ fn rustup_toolchains() -> Vec<String> {
     let mut command = Command::new("rustup");
     clean_environment(&mut command);
     let list = process::output(command.args(["toolchain", "list"])).unwrap_or_default();
-    let mut names: Vec<String> = list
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .map(str::to_owned)
-        .collect();
+    let mut names: Vec<String> =
+        list.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
     names.sort_by_key(|name| !name.starts_with("nightly"));
     names
 }

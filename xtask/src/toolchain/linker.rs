@@ -46,27 +46,16 @@ fn fits(linker: &Path, compiler: &Compiler) -> Result<bool> {
         "trial.rs",
         "#![no_std]\n#[unsafe(no_mangle)] pub extern \"C\" fn trial(x: u64) -> u64 { x ^ 1 }\n",
     )?;
-    let (bitcode, object) = (
-        scratch.path().join("trial.bc"),
-        scratch.path().join("trial.o"),
-    );
+    let (bitcode, object) = (scratch.path().join("trial.bc"), scratch.path().join("trial.o"));
     process::output(
         compiler
             .rustc()
-            .args([
-                "--edition",
-                "2024",
-                "--crate-type",
-                "lib",
-                "--emit",
-                "llvm-bc",
-            ])
+            .args(["--edition", "2024", "--crate-type", "lib", "--emit", "llvm-bc"])
             .args(["-Cpanic=abort", "-o"])
             .args([&bitcode, &source]),
     )?;
     let mut link = Command::new(linker);
-    link.args(["--target", "bpfel", "--export", "trial", "-o"])
-        .args([&object, &bitcode]);
+    link.args(["--target", "bpfel", "--export", "trial", "-o"]).args([&object, &bitcode]);
     // A linker that cannot read the bitcode fails, an older one may crash.
     Ok(process::output(&mut link).is_ok())
 }
@@ -75,9 +64,7 @@ fn fits(linker: &Path, compiler: &Compiler) -> Result<bool> {
 pub(super) fn obstacle(compiler: &Compiler) -> Option<String> {
     let major = compiler.llvm;
     if !LLVM_KNOWN.contains(&major) {
-        return Some(format!(
-            "bpf-linker {VERSION} cannot be built with LLVM {major}"
-        ));
+        return Some(format!("bpf-linker {VERSION} cannot be built with LLVM {major}"));
     }
     if prefix(major).join("include/llvm-c/Core.h").exists()
         || packages::is_available(&format!("llvm-{major}-dev"))
@@ -117,10 +104,7 @@ pub(super) fn install(compiler: &Compiler) -> Result<PathBuf> {
     }
     packages::ensure(&needs, "building bpf-linker")?;
     let root = root(compiler);
-    say(format!(
-        "building bpf-linker {VERSION} with LLVM {major} into {}",
-        root.display()
-    ));
+    say(format!("building bpf-linker {VERSION} with LLVM {major} into {}", root.display()));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     super::clean_environment(&mut command);
@@ -128,20 +112,8 @@ pub(super) fn install(compiler: &Compiler) -> Result<PathBuf> {
         command.env("RUSTUP_TOOLCHAIN", toolchain);
     }
     command
-        .args([
-            "install",
-            "bpf-linker",
-            "--version",
-            VERSION,
-            "--locked",
-            "--force",
-        ])
-        .args([
-            "--no-default-features",
-            "--features",
-            &format!("llvm-{major}"),
-            "--root",
-        ])
+        .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force"])
+        .args(["--no-default-features", "--features", &format!("llvm-{major}"), "--root"])
         .arg(&root)
         .arg("--target-dir")
         .arg(workspace::target_dir().join("tools-build"))

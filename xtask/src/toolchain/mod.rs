@@ -23,7 +23,10 @@ pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// Flags of every build of the kernel half, clippy's too, so that both see one program.
 /// BTF and debug information are what BTF maps and `bpf_loop` callbacks are made of.
-const RUSTFLAGS: &[&str] = &["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Cdebuginfo=2"];
+/// The instruction set is pinned: the atomic exchange needs v3, and what the verifier
+/// makes of the programs must not change with a compiler's default.
+const RUSTFLAGS: &[&str] =
+    &["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Cdebuginfo=2", "-Ctarget-cpu=v3"];
 
 /// Everything that building the kernel half takes.
 pub(crate) struct Toolchain {
@@ -79,10 +82,7 @@ pub(crate) fn provide(source: Source) -> Result<Toolchain> {
 
 impl Toolchain {
     fn new(compiler: Compiler, linker: PathBuf) -> Self {
-        say(format!(
-            "eBPF toolchain: {compiler}, linked by {}",
-            linker.display()
-        ));
+        say(format!("eBPF toolchain: {compiler}, linked by {}", linker.display()));
         Self { compiler, linker }
     }
 
@@ -118,9 +118,8 @@ impl Toolchain {
     fn prepare(&self, command: &mut Command, subcommand: &str) {
         let linker_dir = self.linker.parent().map(PathBuf::from).unwrap_or_default();
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let dirs = [linker_dir, self.compiler.bin_dir()]
-            .into_iter()
-            .chain(std::env::split_paths(&path));
+        let dirs =
+            [linker_dir, self.compiler.bin_dir()].into_iter().chain(std::env::split_paths(&path));
         command
             // Neither directory can hold a separator: the first was found by
             // splitting `PATH` or is ours, the second is a toolchain's.
@@ -145,13 +144,8 @@ fn is_foreign(name: &str) -> bool {
         "CARGO_SOURCE_",
         "CARGO_TERM_",
     ];
-    const DROPPED: [&str; 5] = [
-        "LD_LIBRARY_PATH",
-        "RUSTUP_TOOLCHAIN",
-        "RUSTFLAGS",
-        "RUSTDOCFLAGS",
-        "CLIPPY_ARGS",
-    ];
+    const DROPPED: [&str; 5] =
+        ["LD_LIBRARY_PATH", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "RUSTDOCFLAGS", "CLIPPY_ARGS"];
     (name.starts_with("CARGO") && !KEPT.iter().any(|prefix| name.starts_with(prefix)))
         || name == "RUSTC"
         || name.starts_with("RUSTC_")
@@ -171,9 +165,7 @@ fn clean_environment(command: &mut Command) {
 
 /// The LLVM major version in the text of `rustc -vV`.
 fn llvm_major(version: &str) -> Option<u32> {
-    let line = version
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let line = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     line.split('.').next()?.trim().parse().ok()
 }
 
@@ -183,31 +175,18 @@ mod tests {
 
     #[test]
     fn the_llvm_major_is_read_from_the_compilers_own_words() {
-        assert_eq!(
-            llvm_major("rustc 1.96.0\nrelease: 1.96.0\nLLVM version: 22.1.8\n"),
-            Some(22)
-        );
+        assert_eq!(llvm_major("rustc 1.96.0\nrelease: 1.96.0\nLLVM version: 22.1.8\n"), Some(22));
         assert_eq!(llvm_major("rustc 1.96.0\n"), None);
     }
 
     #[test]
     fn an_inner_cargo_inherits_the_network_but_no_toolchain() {
-        for name in [
-            "CARGO",
-            "CARGO_MANIFEST_DIR",
-            "CARGO_TARGET_DIR",
-            "RUSTC",
-            "RUSTUP_TOOLCHAIN",
-        ] {
+        for name in ["CARGO", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR", "RUSTC", "RUSTUP_TOOLCHAIN"]
+        {
             assert!(is_foreign(name), "{name}");
         }
-        for name in [
-            "CARGO_HOME",
-            "CARGO_NET_OFFLINE",
-            "CARGO_HTTP_CAINFO",
-            "HOME",
-            "RUSTUP_HOME",
-        ] {
+        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_CAINFO", "HOME", "RUSTUP_HOME"]
+        {
             assert!(!is_foreign(name), "{name}");
         }
     }

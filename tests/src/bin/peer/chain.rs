@@ -22,9 +22,7 @@ pub(crate) fn run(script: &Chain) -> std::result::Result<(), String> {
     let script = Arc::new(script.clone());
     let record = Arc::new(record);
     loop {
-        let (stream, _) = listener
-            .accept()
-            .map_err(|error| format!("accept: {error}"))?;
+        let (stream, _) = listener.accept().map_err(|error| format!("accept: {error}"))?;
         let (script, record) = (Arc::clone(&script), Arc::clone(&record));
         std::thread::spawn(move || {
             if let Err(error) = serve(stream, &script, &record) {
@@ -60,24 +58,15 @@ struct Next {
 
 impl Next {
     fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            connection: None,
-        }
+        Self { address, connection: None }
     }
 
     fn ask(&mut self, request: &Message, headers: &ChainHeaders) -> Result<Message> {
-        let mut head = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\n",
-            request.start(1),
-            self.address
-        );
+        let mut head = format!("GET {} HTTP/1.1\r\nHost: {}\r\n", request.start(1), self.address);
         match headers {
             ChainHeaders::None => {}
             ChainHeaders::Forward => {
-                let kept = request
-                    .headers()
-                    .filter(|(name, _)| name.starts_with("trace"));
+                let kept = request.headers().filter(|(name, _)| name.starts_with("trace"));
                 head.extend(kept.map(|(name, value)| format!("{name}: {value}\r\n")));
             }
             ChainHeaders::Own(value) => head.push_str(&format!("traceparent: {value}\r\n")),
@@ -94,8 +83,6 @@ impl Next {
             }
         };
         stream.write_all(head.as_bytes())?;
-        answers
-            .next(true)?
-            .ok_or_else(|| Error::from(ErrorKind::UnexpectedEof))
+        answers.next(true)?.ok_or_else(|| Error::from(ErrorKind::UnexpectedEof))
     }
 }

@@ -15,12 +15,8 @@ const FAILURES_TOLD: usize = 10;
 
 pub(crate) fn run(script: &Load) -> Result<(), String> {
     let next = AtomicUsize::new(0);
-    let report = Mutex::new(LoadReport {
-        requests: 0,
-        failures: Vec::new(),
-        longest_ms: 0,
-        digest: 0,
-    });
+    let report =
+        Mutex::new(LoadReport { requests: 0, failures: Vec::new(), longest_ms: 0, digest: 0 });
     let end = Instant::now() + Duration::from_millis(script.limit_ms);
     std::thread::scope(|scope| {
         for _ in 0..script.threads {
@@ -35,10 +31,7 @@ pub(crate) fn run(script: &Load) -> Result<(), String> {
         }
     });
     let report = report.into_inner().unwrap_or_else(|lock| lock.into_inner());
-    println!(
-        "done {}",
-        serde_json::to_string(&report).map_err(|error| error.to_string())?
-    );
+    println!("done {}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
     Ok(())
 }
 
@@ -74,10 +67,7 @@ fn client(
         let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if answer.start(1) != "200" || find(&answer.body, path.as_bytes()).is_none() {
             let head = answer.head.escape_ascii();
-            return Err(format!(
-                "{path}: wrong answer {head}{}",
-                answer.body.escape_ascii()
-            ));
+            return Err(format!("{path}: wrong answer {head}{}", answer.body.escape_ascii()));
         }
         let mut report = report.lock().unwrap_or_else(|lock| lock.into_inner());
         report.requests += 1;
@@ -91,10 +81,7 @@ fn digest(path: &str, answer: &Message) -> u64 {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
     answer.start(1).hash(&mut hasher);
-    answer
-        .headers()
-        .filter(|(name, _)| name != "Date")
-        .for_each(|header| header.hash(&mut hasher));
+    answer.headers().filter(|(name, _)| name != "Date").for_each(|header| header.hash(&mut hasher));
     answer.body.hash(&mut hasher);
     hasher.finish()
 }

@@ -13,19 +13,12 @@ pub(crate) fn run(script: &Serve) -> Result<(), String> {
     let listener = listen(script).map_err(|error| format!("{}: {error}", script.listen))?;
     let script = Arc::new(script.clone());
     for number in 0.. {
-        let (stream, _) = listener
-            .accept()
-            .map_err(|error| format!("accept: {error}"))?;
+        let (stream, _) = listener.accept().map_err(|error| format!("accept: {error}"))?;
         let script = Arc::clone(&script);
         std::thread::spawn(move || {
             let steps = script.connections.get(number).or(script.connections.last());
             let result = Connection::accepted(stream).and_then(|connection| {
-                serve(
-                    connection,
-                    steps.map_or(&[], Vec::as_slice),
-                    &script,
-                    number,
-                )
+                serve(connection, steps.map_or(&[], Vec::as_slice), &script, number)
             });
             println!("closed{number} {}", result.err().unwrap_or_default());
         });
@@ -48,9 +41,7 @@ fn serve(
     script: &Serve,
     number: usize,
 ) -> Result<(), String> {
-    let result = steps
-        .iter()
-        .try_for_each(|step| connection.run(step, &mut || {}));
+    let result = steps.iter().try_for_each(|step| connection.run(step, &mut || {}));
     connection.record(&script.record, number)?;
     result
 }

@@ -21,11 +21,7 @@ pub(crate) fn send(stream: &TcpStream, bytes: &[u8], flags: i32) -> Result<usize
 
 /// Waits until the socket may be written to (`POLLOUT`) or read from (`POLLIN`).
 pub(crate) fn wait(stream: &TcpStream, events: i16, limit: Duration) -> Result<()> {
-    let mut poll = libc::pollfd {
-        fd: stream.as_raw_fd(),
-        events,
-        revents: 0,
-    };
+    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events, revents: 0 };
     let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: one `pollfd`, which outlives the call.
     match unsafe { libc::poll(&mut poll, 1, limit) } {
@@ -47,37 +43,19 @@ pub(crate) fn fionread(stream: &TcpStream) -> Result<usize> {
 
 /// Makes `close` send a reset.
 pub(crate) fn reset_on_close(stream: &TcpStream) -> Result<()> {
-    let linger = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    set(
-        stream.as_raw_fd(),
-        libc::SOL_SOCKET,
-        libc::SO_LINGER,
-        &linger,
-    )
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    set(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }
 
 /// Sets the size of the send buffer.
 pub(crate) fn set_send_buffer(stream: &TcpStream, bytes: i32) -> Result<()> {
-    set(
-        stream.as_raw_fd(),
-        libc::SOL_SOCKET,
-        libc::SO_SNDBUF,
-        &bytes,
-    )
+    set(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, &bytes)
 }
 
 /// Lets a listener wake only for connections with data.
 pub(crate) fn defer_accept(listener: RawFd) -> Result<()> {
     let seconds: libc::c_int = 5;
-    set(
-        listener,
-        libc::IPPROTO_TCP,
-        libc::TCP_DEFER_ACCEPT,
-        &seconds,
-    )
+    set(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &seconds)
 }
 
 fn set<T>(fd: RawFd, level: i32, option: i32, value: &T) -> Result<()> {
@@ -86,9 +64,5 @@ fn set<T>(fd: RawFd, level: i32, option: i32, value: &T) -> Result<()> {
     // SAFETY: pointer and length describe `value`, which outlives the call.
     let result =
         unsafe { libc::setsockopt(fd, level, option, std::ptr::from_ref(value).cast(), len) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(Error::last_os_error()) }
 }

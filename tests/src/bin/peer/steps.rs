@@ -70,11 +70,7 @@ impl Connection {
     }
 
     fn transfer(&mut self, step: &Step) -> std::io::Result<()> {
-        let Self {
-            stream,
-            received,
-            mark,
-        } = self;
+        let Self { stream, received, mark } = self;
         let stream = stream.as_mut().ok_or(ErrorKind::NotConnected)?;
         match step {
             Step::Send(Bytes(bytes)) => stream.write_all(bytes),
@@ -84,10 +80,7 @@ impl Connection {
             }
             Step::SendVector(pieces) => send_vector(stream, pieces),
             Step::SendFill { len, nonblocking } => send_fill(stream, *len, *nonblocking),
-            Step::Until {
-                pattern: Bytes(pattern),
-                times,
-            } => {
+            Step::Until { pattern: Bytes(pattern), times } => {
                 for _ in 0..*times {
                     loop {
                         if let Some(at) = find(&received[*mark..], pattern) {
@@ -145,10 +138,7 @@ impl Connection {
 }
 
 fn is_end(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
-    )
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)
 }
 
 fn read(stream: &mut TcpStream, received: &mut Vec<u8>, len: usize) -> std::io::Result<()> {
@@ -167,32 +157,22 @@ fn read(stream: &mut TcpStream, received: &mut Vec<u8>, len: usize) -> std::io::
 fn wait_fionread(stream: &TcpStream) -> std::io::Result<usize> {
     socket::wait(stream, libc::POLLIN, LIMIT)?;
     match socket::fionread(stream)? {
-        0 => Err(std::io::Error::other(
-            "FIONREAD says 0 on a readable socket",
-        )),
+        0 => Err(std::io::Error::other("FIONREAD says 0 on a readable socket")),
         waiting => Ok(waiting),
     }
 }
 
 fn send_vector(stream: &mut TcpStream, pieces: &[Bytes]) -> std::io::Result<()> {
-    let slices: Vec<IoSlice<'_>> = pieces
-        .iter()
-        .map(|Bytes(bytes)| IoSlice::new(bytes))
-        .collect();
+    let slices: Vec<IoSlice<'_>> = pieces.iter().map(|Bytes(bytes)| IoSlice::new(bytes)).collect();
     let sent = stream.write_vectored(&slices)?;
-    let all: Vec<u8> = pieces
-        .iter()
-        .flat_map(|Bytes(bytes)| bytes.iter().copied())
-        .collect();
+    let all: Vec<u8> = pieces.iter().flat_map(|Bytes(bytes)| bytes.iter().copied()).collect();
     stream.write_all(&all[sent..])
 }
 
 fn send_fill(stream: &mut TcpStream, len: usize, nonblocking: bool) -> std::io::Result<()> {
     let bytes = fill(len);
     if !nonblocking {
-        return bytes
-            .chunks(64 * 1024)
-            .try_for_each(|piece| stream.write_all(piece));
+        return bytes.chunks(64 * 1024).try_for_each(|piece| stream.write_all(piece));
     }
     let started = Instant::now();
     let mut rest = bytes.as_slice();
@@ -200,11 +180,7 @@ fn send_fill(stream: &mut TcpStream, len: usize, nonblocking: bool) -> std::io::
         if started.elapsed() > LIMIT {
             return Err(ErrorKind::TimedOut.into());
         }
-        match socket::send(
-            stream,
-            &rest[..rest.len().min(64 * 1024)],
-            libc::MSG_DONTWAIT,
-        ) {
+        match socket::send(stream, &rest[..rest.len().min(64 * 1024)], libc::MSG_DONTWAIT) {
             Ok(sent) => rest = &rest[sent..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 socket::wait(stream, libc::POLLOUT, LIMIT)?;
@@ -217,12 +193,7 @@ fn send_fill(stream: &mut TcpStream, len: usize, nonblocking: bool) -> std::io::
 
 /// Runs the steps of a client, on its numbered connections.
 pub(crate) fn run_client(script: &Send) -> Result<(), String> {
-    let count = script
-        .steps
-        .iter()
-        .map(|(number, _)| number + 1)
-        .max()
-        .unwrap_or(0);
+    let count = script.steps.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
     let mut connections: Vec<Connection> = (0..count).map(|_| Connection::default()).collect();
     let mut gates = 0;
     let mut gate = || {
@@ -231,15 +202,11 @@ pub(crate) fn run_client(script: &Send) -> Result<(), String> {
         // A closed input opens every gate: whoever waited is gone.
         drop(std::io::stdin().lock().read_line(&mut String::new()));
     };
-    let result = script
-        .steps
-        .iter()
-        .enumerate()
-        .try_for_each(|(at, (number, step))| {
-            connections[*number]
-                .run(step, &mut gate)
-                .map_err(|error| format!("step {at}, connection {number}, {error}"))
-        });
+    let result = script.steps.iter().enumerate().try_for_each(|(at, (number, step))| {
+        connections[*number]
+            .run(step, &mut gate)
+            .map_err(|error| format!("step {at}, connection {number}, {error}"))
+    });
     for (number, connection) in connections.iter().enumerate() {
         connection.record(&script.record, number)?;
     }

@@ -30,9 +30,7 @@ struct Totals {
 }
 
 fn main() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let totals = Arc::new(Totals::default());
     let reported = Arc::clone(&totals);
     let listener = runtime
@@ -66,10 +64,7 @@ fn report(totals: &Totals) {
             totals.bytes.load(Ordering::Relaxed),
         );
         let mut out = std::io::stdout().lock();
-        if writeln!(out, "{spans} {exports} {bytes}")
-            .and_then(|()| out.flush())
-            .is_err()
-        {
+        if writeln!(out, "{spans} {exports} {bytes}").and_then(|()| out.flush()).is_err() {
             return;
         }
     }
@@ -101,9 +96,7 @@ async fn answer(
     let known =
         request.uri().path() == "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
     let body = read(request.into_body()).await?;
-    let response = Response::builder()
-        .header("content-type", "application/grpc")
-        .body(())?;
+    let response = Response::builder().header("content-type", "application/grpc").body(())?;
     let mut stream = respond.send_response(response, false)?;
     // gRPC status codes: 12 unimplemented, 3 invalid argument, 0 OK.
     let status = if !known {

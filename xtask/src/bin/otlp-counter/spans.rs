@@ -69,10 +69,7 @@ mod tests {
     fn spans_are_counted_over_all_resources_and_scopes() {
         let span = field(2, &field(1, &[7; 16]));
         // The resource is field 1 of ResourceSpans, the scope field 1 of ScopeSpans.
-        let scope = field(
-            2,
-            &[field(1, b"\x0a\x01s"), span.clone(), span.clone()].concat(),
-        );
+        let scope = field(2, &[field(1, b"\x0a\x01s"), span.clone(), span.clone()].concat());
         let one = field(1, &[field(1, b""), scope.clone(), scope.clone()].concat());
         let other = field(1, &scope);
         assert_eq!(count(&[one, other].concat()), Some(6));
