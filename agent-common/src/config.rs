@@ -65,4 +65,8 @@ pub struct KernelConfig {
     pub off_mm_env_start: u32,
     /// Offset of `mm_struct.env_end`.
     pub off_mm_env_end: u32,
+    /// Offset of `linux_binprm.interp`.
+    pub off_binprm_interp: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }

@@ -65,8 +65,8 @@ counters! {
     EarlyHeadsTruncated = 18 => "early_heads_truncated",
     /// Sends given back to the machine after a failed send.
     SendsRolledBack = 19 => "sends_rolled_back",
-    /// Exchanges whose response came while their request was not known.
-    DropUnpaired = 20 => "drop_unpaired",
+    /// Responses whose request is not known: sent before the agent started, or not read.
+    ResponsesUnpaired = 20 => "responses_unpaired",
 }
 
 /// Counters kept for each [`crate::outcome::Outcome`], after the plain ones.

@@ -154,6 +154,18 @@ pub struct ProcessExec {
     pub args_len: u32,
     /// The command name of the kernel, NUL-padded.
     pub comm: [u8; 16],
+    /// The path of the executable (an interpreter's, for a script), NUL-terminated; cut
+    /// where the last byte is not NUL. In rows, since larger arrays have no `Default`.
+    pub exe: [[u8; 32]; 4],
+}
+
+impl ProcessExec {
+    /// The path of the executable; `None` if it was not read, or not to its end.
+    pub fn executable(&self) -> Option<&[u8]> {
+        let bytes = self.exe.as_flattened();
+        let end = bytes.iter().position(|&byte| byte == 0)?;
+        bytes.get(..end).filter(|path| !path.is_empty())
+    }
 }
 
 /// A process (not a thread) was born of, or left. No data.
@@ -184,7 +196,7 @@ const _: () = assert!(size_of::<RecordHeader>() == 8);
 const _: () = assert!(size_of::<HeadFragment>() == 24);
 const _: () = assert!(size_of::<ExchangeOpened>() == 128);
 const _: () = assert!(size_of::<ExchangeClosed>() == 80);
-const _: () = assert!(size_of::<ProcessExec>() == 48);
+const _: () = assert!(size_of::<ProcessExec>() == 176);
 const _: () = assert!(size_of::<ProcessEvent>() == 24);
 const _: () = assert!(size_of::<ConnectionEvent>() == 16);
 

@@ -83,22 +83,27 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
             kernel.set_verdict(pid, executables.include(path.as_deref()));
         }
     }
-    let adopted = kernel.adopt(std::process::id(), |pid| {
-        let path = crate::reading::executable_of(pid);
-        executables.are_listed() && !executables.include(path.as_deref())
-    });
+    let adopted = crate::reading::adopt(&mut kernel, &executables);
     tracing::info!(
         cgroup = %kernel.scope().path.display(),
         adopted = adopted.connections,
         enrolled = adopted.enrolled,
         refused = adopted.refused,
+        postponed = adopted.postponed,
         "ready"
     );
 
     let requests =
         Arc::new(Requests { stop: AtomicBool::new(false), report: AtomicBool::new(false) });
-    let reader =
-        Reader::new(kernel, records, assembler, executables, log_format, Arc::clone(&metrics));
+    let reader = Reader::new(
+        kernel,
+        records,
+        assembler,
+        executables,
+        log_format,
+        adopted.postponed,
+        Arc::clone(&metrics),
+    );
     let reading = {
         let requests = Arc::clone(&requests);
         std::thread::Builder::new()

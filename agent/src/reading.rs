@@ -10,7 +10,7 @@ use tracewire_common::records::{Record, decode};
 use crate::assemble::Assembler;
 use crate::cli::LogFormat;
 use crate::executables::Executables;
-use crate::kernel::{Kernel, Records};
+use crate::kernel::{Adopted, Kernel, Records};
 use crate::metrics::{Metric, Metrics};
 
 /// How long records may wait. Short enough for a person at the console, long enough
@@ -20,6 +20,10 @@ const PATIENCE: Duration = Duration::from_millis(10);
 const BURST: usize = 4096;
 /// How often drops are reported, if there were any.
 const REPORT: Duration = Duration::from_secs(60);
+/// How often connections are tried again that were in use when the agent started.
+const ADOPTION: Duration = Duration::from_millis(500);
+/// How many times: what is never idle in a minute stays without headers.
+const ADOPTIONS: u32 = 120;
 /// Records that are read after detaching, at most: what one ring buffer holds.
 const LAST_BURSTS: usize = 256;
 
@@ -39,6 +43,7 @@ pub(crate) struct Reader {
     assembler: Assembler,
     executables: Executables,
     log_format: LogFormat,
+    postponed: usize,
     metrics: Arc<Metrics>,
     reported: HashMap<&'static str, u64>,
 }
@@ -51,9 +56,11 @@ impl Reader {
         assembler: Assembler,
         executables: Executables,
         log_format: LogFormat,
+        postponed: usize,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
+            postponed,
             kernel,
             records,
             assembler,
@@ -68,12 +75,20 @@ impl Reader {
     /// kernel half's last counters.
     pub(crate) fn run(mut self, requests: &Requests) -> HashMap<&'static str, u64> {
         let mut next_report = Instant::now() + REPORT;
+        let mut next_adoption = Instant::now() + ADOPTION;
+        let mut adoptions_left = ADOPTIONS;
         while !requests.stop.load(Ordering::Relaxed) {
             self.records.wait(PATIENCE);
             self.read();
             self.assembler.tick();
             if requests.report.swap(false, Ordering::Relaxed) {
                 report("counters", self.log_format, &self.kernel.counters(), &self.metrics);
+            }
+            if self.postponed > 0 && Instant::now() >= next_adoption {
+                next_adoption += ADOPTION;
+                adoptions_left -= 1;
+                let adopted = adopt(&mut self.kernel, &self.executables);
+                self.postponed = if adoptions_left > 0 { adopted.postponed } else { 0 };
             }
             if Instant::now() >= next_report {
                 next_report += REPORT;
@@ -156,6 +171,13 @@ fn on_bytes(bytes: &[u8], assembler: &mut Assembler, metrics: &Metrics) -> Optio
             None
         }
     }
+}
+
+/// Takes over connections that are older than the agent.
+pub(crate) fn adopt(kernel: &mut Kernel, executables: &Executables) -> Adopted {
+    kernel.adopt(std::process::id(), |pid| {
+        executables.are_listed() && !executables.include(executable_of(pid).as_deref())
+    })
 }
 
 /// The path of a process's executable, if it is still there.

@@ -250,6 +250,12 @@ impl Http1 {
         self.state == state::HELD
     }
 
+    /// Whether the head that was just read announces no body.
+    #[inline(always)]
+    pub fn is_without_body(&self) -> bool {
+        self.facts & (FACT_LENGTH | FACT_CODING) == 0
+    }
+
     /// Whether the start of the present message was a guess.
     #[inline(always)]
     pub fn is_tentative(&self) -> bool {

@@ -134,6 +134,13 @@ unsafe fn read_locked<S: Source, const REQUESTS: bool>(
         return;
     }
     if stream.http1.is_lost() {
+        // SAFETY: live while the program runs.
+        let in_flight = unsafe { (*connection).opened != (*connection).answered };
+        if REQUESTS && in_flight {
+            // A request may have been missed: were another one found now, it could be
+            // paired with the missed one's response.
+            return;
+        }
         stream.http1.guess_start();
     }
     let Some(claim) = claim() else {
@@ -239,6 +246,17 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
                 }
             }
             Event::HeadEnd => {
+                if REQUESTS
+                    && stream.http1.is_tentative()
+                    && stream.http1.is_without_body()
+                    && drive.at < drive.end
+                {
+                    // A guess at the start of a request, and more than the request: rather
+                    // a body that looks like requests.
+                    stream.http1.lose();
+                    drive.stop = 1;
+                    return 1;
+                }
                 let go_on = if REQUESTS {
                     S::request_head(drive, stream)
                 } else {

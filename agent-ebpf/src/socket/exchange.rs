@@ -397,7 +397,7 @@ pub(crate) fn close(drive: &mut Drive, reason: EndReason, status: u16, content: 
         if connection.overflow > 0 {
             connection.overflow = connection.overflow.wrapping_sub(1);
         } else {
-            count(Counter::DropUnpaired);
+            count(Counter::ResponsesUnpaired);
         }
         return;
     }
@@ -535,17 +535,15 @@ pub(crate) fn end_all(
     }
 }
 
-/// The position in one direction was lost: which response answers which request is
-/// not known any more for those in flight.
+/// The position in one direction was lost. Where that is the responses', those in flight
+/// are not known any more. Where it is the requests', those in flight still are.
 #[inline(always)]
 pub(crate) fn lose<const REQUESTS: bool>(connection: *mut Connection, now: u64) {
     // SAFETY: live while the program runs.
-    let connection_ref = unsafe { &mut *connection };
-    connection_ref.requests.flags &= !TRUSTED;
-    if REQUESTS && connection_ref.opened == connection_ref.answered {
-        return;
+    unsafe { (*connection).requests.flags &= !TRUSTED };
+    if !REQUESTS {
+        end_all(connection, now, EndReason::Lost, 0, 0);
     }
-    end_all(connection, now, EndReason::Lost, 0, 0);
 }
 
 /// Nothing of the connection is looked at any more.

@@ -4,7 +4,8 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
-    bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user,
+    bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+    bpf_probe_read_user,
 };
 use aya_ebpf::macros::btf_map;
 use tracewire_common::config::KernelConfig;
@@ -53,7 +54,7 @@ fn read_u64(base: *const c_void, offset: u32) -> u64 {
 
 /// The task at work has begun to run a new program.
 #[inline(always)]
-pub(crate) fn on_exec(task: *const c_void) {
+pub(crate) fn on_exec(task: *const c_void, binprm: *const c_void) {
     let Some(config) = config() else { return };
     // SAFETY: no arguments.
     let id = unsafe { bpf_get_current_pid_tgid() };
@@ -81,16 +82,18 @@ pub(crate) fn on_exec(task: *const c_void) {
         let Some(after_args) = bounded(args + 1, MOST_ARGS as u32 + 1) else { return };
         let args = after_args - 1;
         let env = read_user(data.add(args as usize), env_start, env_len, MOST_ENV);
-        let mut comm = [0u8; 16];
-        bpf_get_current_comm(comm.as_mut_ptr().cast(), 16);
-        (*place).record = ProcessExec {
-            header: emit::header(KIND_PROCESS_EXEC, args + env),
-            time_ns: bpf_ktime_get_ns(),
-            cgroup_id: bpf_get_current_cgroup_id(),
-            tgid,
-            args_len: args,
-            comm,
-        };
+        let record = &mut (*place).record;
+        record.header = emit::header(KIND_PROCESS_EXEC, args + env);
+        record.time_ns = bpf_ktime_get_ns();
+        record.cgroup_id = bpf_get_current_cgroup_id();
+        record.tgid = tgid;
+        record.args_len = args;
+        bpf_get_current_comm(record.comm.as_mut_ptr().cast(), 16);
+        let exe = read_u64(binprm, config.off_binprm_interp) as *const c_void;
+        let room = size_of_val(&record.exe) as u32;
+        if bpf_probe_read_kernel_str(record.exe.as_mut_ptr().cast(), room, exe) < 0 {
+            record.exe[0][0] = 0;
+        }
         const FIXED: u32 = size_of::<ProcessExec>() as u32;
         let most = FIXED + (MOST_ARGS + MOST_ENV) as u32;
         let Some(len) = bounded(FIXED + args + env, most) else { return };

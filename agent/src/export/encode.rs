@@ -123,15 +123,15 @@ impl SpanEncoder {
                 if let Some(query) = request.text_of(request.query) {
                     out.text("url.query", query);
                 }
-                // Only opt-in for clients.
-                if let Some(agent) = request.text_of(request.user_agent) {
-                    out.text("user_agent.original", agent);
-                }
             }
             SpanKind::Client => {
                 write_url(text, span);
                 out.text("url.full", text);
             }
+        }
+        // Recommended for servers, opt-in for clients: it says which program asks.
+        if let Some(agent) = request.text_of(request.user_agent) {
+            out.text("user_agent.original", agent);
         }
         out.text("tracewire.correlation", span.correlation.as_str());
         if span.outcome != Outcome::NotApplicable {

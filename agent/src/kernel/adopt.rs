@@ -14,6 +14,7 @@ use tracewire_common::connection::{CONN_ADOPTED, CONN_ENROLLED, Connection};
 use tracewire_common::outcome::{HeadKind, Role};
 use tracewire_common::stream::{Stream, TRUSTED};
 
+use super::blocked::descriptors_being_read;
 use super::load::Shared;
 use super::proc_net::listening_ports;
 use super::scope::Scope;
@@ -23,6 +24,10 @@ const ESTABLISHED: u8 = 1;
 /// `BPF_NOEXIST`: what the kernel half has found out by itself is not overwritten.
 const NO_EXIST: u64 = 1;
 
+/// How long a connection must have been idle before its socket is enrolled where that
+/// is delicate, in ms: longer than a busy one ever is.
+const IDLE_MS: u32 = 50;
+
 /// What was taken over.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Adopted {
@@ -30,21 +35,37 @@ pub(crate) struct Adopted {
     pub(crate) connections: usize,
     /// Client sockets put in the socket map.
     pub(crate) enrolled: usize,
-    /// Sockets that could not be.
+    /// Sockets that the map refused, for good.
     pub(crate) refused: usize,
+    /// Sockets in use, to be tried again later.
+    pub(crate) postponed: usize,
+}
+
+/// How old connections are enrolled.
+pub(super) struct Enrolment<'a> {
+    /// The socket map.
+    pub(super) map: &'a mut SockHash<MapData, u64>,
+    /// Sockets that are in it already.
+    pub(super) inherited: &'a mut HashSet<u64>,
+    /// Whether the map has a verdict program: a socket must not enter it while somebody
+    /// waits for its bytes (see `blocked.rs`).
+    pub(super) delicate: bool,
 }
 
 /// Takes over the established TCP connections of the processes in scope.
-pub(crate) fn adopt(
+pub(super) fn adopt(
     scope: &Scope,
     connections: &mut SkStorage<MapData, Shared<Connection>>,
-    mut enrolled: Option<&mut SockHash<MapData, u64>>,
-    inherited: &HashSet<u64>,
+    mut enrolment: Option<Enrolment<'_>>,
     is_excluded: impl Fn(u32) -> bool,
 ) -> Adopted {
     let mut result = Adopted::default();
     let mut listening: HashMap<u64, HashSet<u16>> = HashMap::new();
     let mut seen = HashSet::new();
+    let blocked = match &enrolment {
+        Some(enrolment) if enrolment.delicate => sockets_being_read(scope),
+        _ => HashSet::new(),
+    };
     for_each_connection(scope, is_excluded, |pid, socket, cookie, info| {
         let Some(ends) = Ends::of(socket) else { return };
         if !seen.insert(cookie) {
@@ -52,20 +73,55 @@ pub(crate) fn adopt(
         }
         let ports = listening.entry(network_namespace(pid)).or_insert_with(|| listening_ports(pid));
         let role = if ports.contains(&ends.local_port) { Role::Server } else { Role::Client };
-        let enrol = role == Role::Client && enrolled.is_some();
+        let enrol = role == Role::Client && enrolment.is_some();
         let state = state_of(&ends, cookie, role, pid, is_idle_client(info) && enrol, enrol);
         if connections.insert(socket, Shared(state), NO_EXIST).is_ok() {
             result.connections += 1;
         }
-        if let (Role::Client, Some(map)) = (role, enrolled.as_deref_mut()) {
-            if inherited.contains(&cookie) || map.insert(cookie, socket.as_raw_fd(), 0).is_ok() {
-                result.enrolled += 1;
-            } else {
-                result.refused += 1;
-            }
+        let (Role::Client, Some(enrolment)) = (role, &mut enrolment) else { return };
+        if enrolment.inherited.contains(&cookie) {
+            result.enrolled += 1;
+        } else if enrolment.delicate && (blocked.contains(&cookie) || !is_idle_for_long(info)) {
+            result.postponed += 1;
+        } else if enrolment.map.insert(cookie, socket.as_raw_fd(), 0).is_err() {
+            result.refused += 1;
+        } else if enrolment.delicate && came_into_use(pid, socket, cookie, info) {
+            // Nothing can have been received yet, so nothing is lost by leaving.
+            let _gone = enrolment.map.remove(&cookie);
+            result.postponed += 1;
+        } else {
+            enrolment.inherited.insert(cookie);
+            result.enrolled += 1;
         }
     });
     result
+}
+
+/// Whether nothing has happened on a connection for a while, and nothing is on its way.
+fn is_idle_for_long(info: &TcpInfo) -> bool {
+    is_idle_client(info)
+        && (info.bytes_sent == 0 || info.last_data_sent_ms >= IDLE_MS)
+        && (info.bytes_received == 0 || info.last_data_recv_ms >= IDLE_MS)
+}
+
+/// Whether a socket was used in the moment in which it was put in the map.
+fn came_into_use(pid: u32, socket: &OwnedFd, cookie: u64, before: &TcpInfo) -> bool {
+    let sent = tcp_info(socket).is_none_or(|now| now.bytes_sent != before.bytes_sent);
+    sent || reads_of(pid).contains(&cookie)
+}
+
+/// The sockets from which threads of the processes in scope are reading.
+fn sockets_being_read(scope: &Scope) -> HashSet<u64> {
+    scope.processes().into_iter().flat_map(reads_of).collect()
+}
+
+fn reads_of(pid: u32) -> HashSet<u64> {
+    let numbers = descriptors_being_read(pid);
+    if numbers.is_empty() {
+        return HashSet::new();
+    }
+    let Some(process) = pidfd_open(pid) else { return HashSet::new() };
+    numbers.into_iter().filter_map(|number| cookie(&pidfd_getfd(&process, number)?)).collect()
 }
 
 /// The cookies of the established TCP connections of the processes in scope.
@@ -271,6 +327,7 @@ struct TcpInfo {
     last_data_recv_ms: u32,
     data_segments_received: u32,
     data_segments_sent: u32,
+    bytes_received: u64,
     bytes_sent: u64,
 }
 
@@ -288,6 +345,7 @@ fn tcp_info(socket: &OwnedFd) -> Option<TcpInfo> {
         last_data_recv_ms: u32_at(52)?,
         data_segments_received: u32_at(152)?,
         data_segments_sent: u32_at(156)?,
+        bytes_received: *raw.get(16)?,
         bytes_sent: *raw.get(25)?,
     })
 }

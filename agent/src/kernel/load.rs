@@ -78,7 +78,7 @@ pub(crate) struct Kernel {
     /// Whether a socket may be taken out of the map: not where received bytes wait
     /// behind a verdict program, for the kernel throws those away.
     sockets_may_leave: bool,
-    /// The cookies of sockets that an earlier agent enrolled, in the same map.
+    /// The cookies of sockets older than this agent that are in the map.
     inherited: HashSet<u64>,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
     _stages: ProgramArray<MapData>,
@@ -187,8 +187,8 @@ impl Kernel {
         &self.scope
     }
 
-    /// Takes over connections that are older than the agent. Answers how many client
-    /// sockets were enrolled.
+    /// Takes over connections that are older than the agent. To be called again while
+    /// some are postponed.
     pub(crate) fn adopt(
         &mut self,
         agent: u32,
@@ -197,8 +197,11 @@ impl Kernel {
         adopt::adopt(
             &self.scope,
             &mut self.connections,
-            self.propagating.then_some(&mut self.enrolled),
-            &self.inherited,
+            self.propagating.then_some(adopt::Enrolment {
+                map: &mut self.enrolled,
+                inherited: &mut self.inherited,
+                delicate: !self.sockets_may_leave,
+            }),
             |pid| pid == agent || is_excluded(pid),
         )
     }
@@ -292,6 +295,8 @@ fn kernel_config(scope: &Scope, settings: &KernelSettings) -> Result<KernelConfi
         off_mm_arg_end: offset("mm_struct", "arg_end")?,
         off_mm_env_start: offset("mm_struct", "env_start")?,
         off_mm_env_end: offset("mm_struct", "env_end")?,
+        off_binprm_interp: offset("linux_binprm", "interp")?,
+        pad: 0,
     })
 }
 

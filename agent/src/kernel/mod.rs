@@ -1,6 +1,7 @@
 //! The kernel half, from userspace: the only place that knows aya.
 
 mod adopt;
+mod blocked;
 mod btf;
 mod enrolment;
 mod fionread;
@@ -12,6 +13,7 @@ mod requirements;
 mod scope;
 mod takeover;
 
+pub(crate) use adopt::Adopted;
 pub(crate) use enrolment::Readability;
 pub(crate) use load::{Kernel, KernelSettings};
 pub(crate) use programs::try_all;

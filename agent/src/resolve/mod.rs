@@ -127,7 +127,13 @@ impl ProcessTable {
             _ => self.proc.read(exec.tgid, "environ"),
         };
         let environ = whole.as_deref().unwrap_or(environ);
-        let identity = Identity::new(self.proc.executable(exec.tgid), &comm, args, environ);
+        let executable = self.proc.executable(exec.tgid).or_else(|| {
+            // Gone already: the path that was executed, where it was an absolute one.
+            exec.executable()
+                .map(|path| String::from_utf8_lossy(path).into_owned())
+                .filter(|path| path.starts_with('/'))
+        });
+        let identity = Identity::new(executable, &comm, args, environ);
         // Asked now, since it may soon be too late.
         self.container_id(exec.tgid, exec.cgroup_id);
         let parent_tgid = self.processes.get(&exec.tgid).map_or(0, |process| process.parent_tgid);

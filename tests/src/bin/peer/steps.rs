@@ -142,6 +142,9 @@ fn is_end(error: &std::io::Error) -> bool {
 }
 
 fn read(stream: &mut TcpStream, received: &mut Vec<u8>, len: usize) -> std::io::Result<()> {
+    // As most runtimes do. On kernels that need a verdict program on the socket map, a
+    // `recv()` that is blocked when a reset arrives fails with EAGAIN (tcp_bpf.c).
+    socket::wait(stream, libc::POLLIN, LIMIT)?;
     let from = received.len();
     received.resize(from + len, 0);
     let result = stream.read(&mut received[from..]);
