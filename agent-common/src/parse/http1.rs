@@ -163,7 +163,9 @@ pub struct Http1 {
     matched: u8,
     /// Non-zero while this is a guess at where a message starts.
     tentative: u8,
-    pad: [u8; 3],
+    /// Non-zero once the exchange of the present head was opened.
+    announced: u8,
+    pad: [u8; 2],
 }
 
 impl Http1 {
@@ -248,6 +250,24 @@ impl Http1 {
     #[inline(always)]
     pub fn is_held(&self) -> bool {
         self.state == state::HELD
+    }
+
+    /// Whether all of a head is there but the last line feed.
+    #[inline(always)]
+    pub fn is_before_last_line_feed(&self) -> bool {
+        self.state == state::EMPTY_LINE
+    }
+
+    /// Whether the exchange of the present head was opened.
+    #[inline(always)]
+    pub fn is_announced(&self) -> bool {
+        self.announced != 0
+    }
+
+    /// The exchange of the present head was opened.
+    #[inline(always)]
+    pub fn announce(&mut self) {
+        self.announced = 1;
     }
 
     /// Whether the head that was just read announces no body.
@@ -343,6 +363,7 @@ impl Http1 {
         self.facts = 0;
         self.status = 0;
         self.matched = 0;
+        self.announced = 0;
         self.name = 0xff;
     }
 

@@ -31,12 +31,16 @@ pub(crate) trait Source {
     /// `drive.source` must be what this source expects.
     unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool;
 
-    /// A request's head ended at `drive.at`. Answers what to write in the record.
+    /// Whether the bytes are on their way into the socket, where they can be changed.
+    const SENDS: bool;
+
+    /// A request's head ended at `drive.at`, of whose last line end `end_len` (1 or 2)
+    /// bytes are there. Opens the exchange.
     ///
     /// # Safety
     ///
     /// As for [`Source::load`].
-    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream) -> bool;
+    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream, end_len: u32);
 }
 
 /// Bytes being read, and how far that is.
@@ -194,7 +198,10 @@ fn lose(connection: *mut Connection, stream: &mut Stream, requests: bool, now: u
 /// Sends what the window holds of an unfinished head to userspace.
 #[inline(always)]
 fn capture(drive: &mut Drive, stream: &mut Stream) {
-    if !stream.http1.is_in_head() || drive.window_end <= drive.window_start {
+    if !stream.http1.is_in_head()
+        || stream.http1.is_announced()
+        || drive.window_end <= drive.window_start
+    {
         return;
     }
     let held = drive.at.wrapping_sub(drive.window_start);
@@ -237,7 +244,18 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
         drive.at = drive.at.wrapping_add(taken);
 
         match event {
-            Event::None => {}
+            Event::None => {
+                // A send that ends between the last CR and LF: the place for a header is
+                // before that CR, and it leaves now.
+                if REQUESTS
+                    && S::SENDS
+                    && drive.at == drive.end
+                    && stream.http1.is_before_last_line_feed()
+                    && !stream.http1.is_announced()
+                {
+                    S::request_head(drive, stream, 1);
+                }
+            }
             Event::MessageStart => {
                 stream.started_ns = drive.now;
                 // The head is to lie at the front of the window, to be sent from there.
@@ -245,9 +263,8 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
                     return 1;
                 }
             }
-            Event::HeadEnd => {
-                if REQUESTS
-                    && stream.http1.is_tentative()
+            Event::HeadEnd if REQUESTS => {
+                if stream.http1.is_tentative()
                     && stream.http1.is_without_body()
                     && drive.at < drive.end
                 {
@@ -257,13 +274,15 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
                     drive.stop = 1;
                     return 1;
                 }
-                let go_on = if REQUESTS {
-                    S::request_head(drive, stream)
-                } else {
-                    exchange::response_head(drive, stream)
-                };
+                if !stream.http1.is_announced() {
+                    S::request_head(drive, stream, 2);
+                }
                 stream.guesses = 0;
-                if !go_on {
+                exchange::request_body(drive.connection, stream);
+            }
+            Event::HeadEnd => {
+                stream.guesses = 0;
+                if !exchange::response_head(drive, stream) {
                     return 1;
                 }
             }

@@ -370,6 +370,8 @@ unsafe fn load_packet(drive: &mut Drive, at: u32, len: u32) -> bool {
 struct ServerPacket;
 
 impl Source for ServerPacket {
+    const SENDS: bool = false;
+
     #[inline(always)]
     unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
         // SAFETY: the trait's promise.
@@ -377,11 +379,9 @@ impl Source for ServerPacket {
     }
 
     #[inline(always)]
-    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream) -> bool {
+    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream, _end_len: u32) {
         stream.http1.confirm();
         exchange::open_server(drive, stream);
-        exchange::request_body(drive.connection, stream);
-        true
     }
 }
 
@@ -390,6 +390,8 @@ impl Source for ServerPacket {
 struct ClientPacket;
 
 impl Source for ClientPacket {
+    const SENDS: bool = false;
+
     #[inline(always)]
     unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
         // SAFETY: the trait's promise.
@@ -397,7 +399,7 @@ impl Source for ClientPacket {
     }
 
     #[inline(always)]
-    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream) -> bool {
+    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream, _end_len: u32) {
         stream.http1.confirm();
         // SAFETY: live while the program runs.
         let flags = unsafe { (*drive.connection).flags };
@@ -417,7 +419,5 @@ impl Source for ClientPacket {
         let own = exchange::own_header(stream, &origin);
         let own_tracing = own == exchange::OwnHeader::Own;
         exchange::open_client(drive, stream, &origin, outcome, own_tracing);
-        exchange::request_body(drive.connection, stream);
-        true
     }
 }

@@ -102,6 +102,8 @@ const CONN_POISONED: u16 = 1 << 15;
 struct Message;
 
 impl Source for Message {
+    const SENDS: bool = true;
+
     #[inline(always)]
     unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
         let msg = drive.source.cast::<sk_msg_md>();
@@ -118,9 +120,9 @@ impl Source for Message {
     }
 
     #[inline(always)]
-    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream) -> bool {
+    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream, end_len: u32) {
         // SAFETY: the trait's promise.
-        unsafe { propagate(drive, stream) }
+        unsafe { propagate(drive, stream, end_len) }
     }
 }
 
@@ -129,19 +131,20 @@ impl Source for Message {
 /// # Safety
 ///
 /// `drive.source` must be the program's context.
-#[inline(always)]
-unsafe fn propagate(drive: &mut Drive, stream: &mut Stream) -> bool {
+#[inline(never)]
+unsafe fn propagate(drive: &mut Drive, stream: &mut Stream, end_len: u32) {
     // SAFETY: live while the program runs.
     let connection = unsafe { &mut *drive.connection };
     let origin = exchange::origin_of_request(connection, drive.task);
     let own = exchange::own_header(stream, &origin);
     let head_end = drive.at;
     // SAFETY: the caller's promise.
-    let (outcome, grown) = unsafe { write_context(drive, stream, connection, &origin, own) };
+    let (outcome, grown) =
+        unsafe { write_context(drive, stream, connection, &origin, own, end_len) };
     let own_tracing = own == OwnHeader::Own;
     stream.http1.confirm();
     exchange::open_client(drive, stream, &origin, outcome, own_tracing);
-    exchange::request_body(drive.connection, stream);
+    stream.http1.announce();
     if grown > 0 {
         // The window holds what stood there before.
         drive.window_start = 0;
@@ -153,7 +156,6 @@ unsafe fn propagate(drive: &mut Drive, stream: &mut Stream) -> bool {
             unsafe { send_head_alone_if_large(drive) };
         }
     }
-    true
 }
 
 /// Writes the context, or says why not. Answers also by how many bytes the message grew.
@@ -168,6 +170,7 @@ unsafe fn write_context(
     connection: &mut Connection,
     origin: &Origin,
     own: OwnHeader,
+    end_len: u32,
 ) -> (Outcome, u32) {
     let Some(config) = config() else { return (Outcome::Off, 0) };
     if config.propagate & PROPAGATE_HTTP1 == 0 {
@@ -202,13 +205,13 @@ unsafe fn write_context(
             return (rewrite(drive, stream, origin), 0);
         }
         // The empty line that ends the head must not have been sent already.
-        if drive.at < 2 {
+        if drive.at < end_len {
             return (Outcome::HeaderAlreadySent, 0);
         }
         if !has_room(drive, config, drive.at) {
             return (Outcome::NoRoom, 0);
         }
-        insert(drive, connection, origin)
+        insert(drive, connection, origin, drive.at.wrapping_sub(end_len))
     }
 }
 
@@ -233,15 +236,15 @@ unsafe fn has_room(drive: &Drive, config: &KernelConfig, len: u32) -> bool {
 ///
 /// # Safety
 ///
-/// As for [`propagate`]; `drive.at` is at least 2.
+/// As for [`propagate`].
 #[inline(always)]
 unsafe fn insert(
     drive: &mut Drive,
     connection: &mut Connection,
     origin: &Origin,
+    place: u32,
 ) -> (Outcome, u32) {
     let msg = drive.source.cast::<sk_msg_md>();
-    let place = drive.at.wrapping_sub(2);
     let len = HEADER_LEN as u32;
     // SAFETY: the caller's promise; pointers are taken anew after each helper that
     // moves the message, and compared with its end.

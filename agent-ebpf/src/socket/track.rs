@@ -217,6 +217,8 @@ unsafe fn read_early(connection: &mut Connection, rcv_nxt: u32) {
 struct Early;
 
 impl Source for Early {
+    const SENDS: bool = false;
+
     #[inline(always)]
     unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
         let at = at as usize & (WINDOW - 1);
@@ -235,9 +237,7 @@ impl Source for Early {
     }
 
     #[inline(always)]
-    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream) -> bool {
+    unsafe fn request_head(drive: &mut Drive, stream: &mut Stream, _end_len: u32) {
         exchange::open_server(drive, stream);
-        exchange::request_body(drive.connection, stream);
-        true
     }
 }
