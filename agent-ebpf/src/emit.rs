@@ -65,11 +65,17 @@ pub(crate) fn exchange_opened(scratch: *mut Scratch, data_len: u32) {
     unsafe { output(scratch.cast(), len as u64) };
 }
 
-/// Writes a finished exchange.
+/// Writes a finished exchange, right into the ring buffer: the stack has no room for it.
 #[inline(always)]
-pub(crate) fn exchange_closed(record: &ExchangeClosed) {
-    // SAFETY: a whole record on the stack.
-    unsafe { output((&raw const *record).cast(), size_of::<ExchangeClosed>() as u64) };
+pub(crate) fn exchange_closed(fill: impl FnOnce(&mut ExchangeClosed)) {
+    let Some(mut entry) = RECORDS.reserve_untyped::<ExchangeClosed>(0) else {
+        count(Counter::DropRingFull);
+        return;
+    };
+    // SAFETY: reserved memory of the record's size, aligned to eight bytes; every bit
+    // pattern is a record, and `fill` writes each field.
+    fill(unsafe { entry.assume_init_mut() });
+    entry.submit(wakeup_flags());
 }
 
 /// Writes the first `len` bytes of the window as a part of a head.

@@ -92,6 +92,54 @@ impl TraceparentValue {
         }
     }
 
+    /// Reads a whole value of version 00 that lies in one piece, up to the CR behind it.
+    /// `word(at)` is the eight bytes at `at` of the value, the first in the lowest byte.
+    /// Answers `false`, and has read nothing, if it is not such a value: byte by byte
+    /// says what it is then.
+    #[inline(always)]
+    pub fn take_version_00(&mut self, word: impl Fn(u32) -> u64) -> bool {
+        let start = word(0) & 0x00ff_ffff;
+        let end = word(48) >> 32;
+        let dashes = start == u64::from_le_bytes(*b"00-\0\0\0\0\0")
+            && (word(28) >> 56) as u8 == b'-'
+            && end as u8 == b'-'
+            && (end >> 24) as u8 == b'\r';
+        let (high, low) = (hex((end >> 8) as u8), hex((end >> 16) as u8));
+        if !dashes || high == 0xff || low == 0xff {
+            return false;
+        }
+        let words = [word(3), word(11), word(19), word(27), word(36), word(44)];
+        // By hand: `map` leaves types in the kernel half's BTF that the kernel refuses.
+        let values = [
+            hex_value(words[0]),
+            hex_value(words[1]),
+            hex_value(words[2]),
+            hex_value(words[3]),
+            hex_value(words[4]),
+            hex_value(words[5]),
+        ];
+        // Written again they must give the same digits: that holds for lower-case hex only.
+        let mut differs = 0;
+        let mut i = 0;
+        while i < 6 {
+            differs |= hex_digits(values[i]) ^ words[i];
+            i += 1;
+        }
+        if differs != 0 {
+            return false;
+        }
+        let join = |a: u32, b: u32| ((a as u64) << 32) | b as u64;
+        *self = Self {
+            trace_id_hi: join(values[0], values[1]),
+            trace_id_lo: join(values[2], values[3]),
+            span_id: join(values[4], values[5]),
+            len: VALUE_LEN as u8,
+            flags: (high << 4) | low,
+            ..Self::default()
+        };
+        true
+    }
+
     /// The context, if the value that was read is valid.
     #[inline(always)]
     pub fn finish(&self) -> Option<TraceContext> {
@@ -132,6 +180,18 @@ const fn hex_digits(word: u32) -> u64 {
     // 0..9 to '0'..'9', 10..15 to 'a'..'f', all eight at once: 6 more carries into bit 4.
     let letters = ((x + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
     x + 0x3030_3030_3030_3030 + letters * 0x27
+}
+
+/// The value of eight hex digits, the first in the lowest byte. Any other bytes give
+/// some number.
+#[inline(always)]
+const fn hex_value(digits: u64) -> u32 {
+    let letters = (digits >> 6) & 0x0101_0101_0101_0101;
+    let x = (digits & 0x0f0f_0f0f_0f0f_0f0f) + letters * 9;
+    // Two nibbles to a byte, two bytes to a pair, two pairs to a word.
+    let x = ((x & 0x000f_000f_000f_000f) << 4) | ((x >> 8) & 0x000f_000f_000f_000f);
+    let x = (x | (x >> 8)) & 0x0000_ffff_0000_ffff;
+    ((x | (x >> 16)) as u32).swap_bytes()
 }
 
 /// Sixteen hex digits of an id, as two little-endian words.
@@ -201,6 +261,42 @@ mod tests {
             b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x",
         ] {
             assert_eq!(parse(bad), None, "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    fn take_whole(value: &[u8]) -> (bool, TraceparentValue) {
+        let mut machine = TraceparentValue::default();
+        let mut bytes = value.to_vec();
+        bytes.push(b'\r');
+        bytes.resize(64, b'x');
+        let whole = machine.take_version_00(|at| {
+            let at = at as usize;
+            u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+        });
+        (whole, machine)
+    }
+
+    #[test]
+    fn a_value_read_at_once_is_as_one_read_byte_by_byte() {
+        let slow = |value: &[u8]| {
+            let mut machine = TraceparentValue::default();
+            value.iter().for_each(|&byte| machine.push(byte));
+            machine
+        };
+        assert_eq!(take_whole(VALID), (true, slow(VALID)));
+        for at in 0..VALID.len() {
+            for byte in 0..=255 {
+                let mut value = VALID.to_vec();
+                value[at] = byte;
+                let (whole, machine) = take_whole(&value);
+                if whole {
+                    assert_eq!(machine, slow(&value), "{}", String::from_utf8_lossy(&value));
+                } else {
+                    assert_eq!(machine, TraceparentValue::default());
+                    let later = byte.is_ascii_hexdigit() && at < 2;
+                    assert!(later || slow(&value).finish().is_none(), "byte {byte} at {at}");
+                }
+            }
         }
     }
 

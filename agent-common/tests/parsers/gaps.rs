@@ -1,12 +1,11 @@
 //! Bytes that were never seen, and finding a message's start again.
 
-use tracewire_common::config::WINDOW;
 use tracewire_common::outcome::HeadKind;
 use tracewire_common::parse::http1::{Body, Event, Http1, Window};
 
 /// Feeds `bytes` until something of note happens; the bytes taken, and the event.
 fn feed(http1: &mut Http1, bytes: &[u8]) -> (usize, Event) {
-    let mut window: Window = [b'\n'; WINDOW + 8];
+    let mut window: Window = [b'\n'; size_of::<Window>()];
     window[..bytes.len()].copy_from_slice(bytes);
     let mut at = 0;
     while at < bytes.len() {

@@ -259,7 +259,7 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
             Event::MessageStart => {
                 stream.started_ns = drive.now;
                 // The head is to lie at the front of the window, to be sent from there.
-                if REQUESTS && in_window != 0 && !load::<S>(drive, drive.at.wrapping_sub(1)) {
+                if REQUESTS && in_window != 0 && !load::<S>(drive, drive.at.wrapping_sub(taken)) {
                     return 1;
                 }
             }

@@ -14,7 +14,7 @@ use tracewire_common::parse::http1::{
     FACT_TRACEPARENT_REPEATED, FACT_UPGRADE,
 };
 use tracewire_common::records::{
-    CLOSED_OWN_TRACING, ConnectionEvent, ExchangeClosed, ExchangeOpened, KIND_CONNECTION_OPAQUE,
+    CLOSED_OWN_TRACING, ConnectionEvent, ExchangeOpened, KIND_CONNECTION_OPAQUE,
     KIND_EXCHANGE_CLOSED, KIND_EXCHANGE_OPENED,
 };
 use tracewire_common::stream::{Stream, TRUSTED};
@@ -442,23 +442,22 @@ fn close_oldest(
         // Answered before its body was sent: what there was of it.
         connection.requests.http1.content()
     };
-    let record = ExchangeClosed {
-        header: emit::header(KIND_EXCHANGE_CLOSED, 0),
-        connection: connection.cookie,
-        response_ns: exchange.response_ns,
-        ended_ns: now,
-        span_id: exchange.span_id,
-        request_body_bytes: request_bytes,
-        response_body_bytes: content,
-        cgroup_id: connection.cgroup_id,
-        sequence,
-        tgid: connection.tgid,
-        tid: connection.tid,
-        status,
-        reason: reason as u8,
-        flags: if own { CLOSED_OWN_TRACING } else { 0 },
-    };
-    emit::exchange_closed(&record);
+    emit::exchange_closed(|record| {
+        record.header = emit::header(KIND_EXCHANGE_CLOSED, 0);
+        record.connection = connection.cookie;
+        record.response_ns = exchange.response_ns;
+        record.ended_ns = now;
+        record.span_id = exchange.span_id;
+        record.request_body_bytes = request_bytes;
+        record.response_body_bytes = content;
+        record.cgroup_id = connection.cgroup_id;
+        record.sequence = sequence;
+        record.tgid = connection.tgid;
+        record.tid = connection.tid;
+        record.status = status;
+        record.reason = reason as u8;
+        record.flags = if own { CLOSED_OWN_TRACING } else { 0 };
+    });
 }
 
 /// The task that answered one of several pipelined requests goes on with the next:

@@ -5,13 +5,25 @@
 //! pieces of any size. It works on a window of bytes at a time; bodies are
 //! passed over by arithmetic, without looking at them.
 
+mod chunk;
+mod fast;
+mod header;
+mod line;
+mod start;
+mod window;
+
 use super::traceparent::TraceparentValue;
 use crate::config::WINDOW;
 use crate::outcome::HeadKind;
+use start::{MAX_METHOD, is_method_byte};
 
-/// A window of the stream. Eight bytes longer than what it holds, so that a
-/// word may be read at each of its positions.
-pub type Window = [u8; WINDOW + 8];
+/// A window of the stream. Longer than what it holds, so that a word may be read at each
+/// of its positions, and as far ahead of it as any look-ahead goes: the compiler moves
+/// masks that keep an index inside, and the verifier sees only the result.
+pub type Window = [u8; WINDOW + SLACK];
+
+/// Bytes behind the window: the farthest look-ahead, and a word.
+const SLACK: usize = 72;
 
 /// What is expected next.
 mod state {
@@ -65,45 +77,8 @@ pub const FACT_HEAD: u16 = 256;
 /// The method is `CONNECT`.
 pub const FACT_CONNECT: u16 = 512;
 
-/// The names that are looked for, each in a row of 32 bytes. Eight rows, so that masks
-/// alone keep an index inside: the compiler turns a comparison into one that the
-/// verifier cannot follow (`R0 max value is outside of the allowed memory range`).
-static NAMES: [u8; 256] = {
-    let mut table = [0; 256];
-    let names: [&[u8]; 5] =
-        [b"traceparent:", b"transfer-encoding:", b"content-length:", b"upgrade:", b"chunked"];
-    let mut row = 0;
-    while row < names.len() {
-        let mut at = 0;
-        while at < names[row].len() {
-            table[row * 32 + at] = names[row][at];
-            at += 1;
-        }
-        row += 1;
-    }
-    table
-};
-const NAME_TRACEPARENT: u8 = 0;
-const NAME_CODING: u8 = 1;
-const NAME_LENGTH: u8 = 2;
-const NAME_UPGRADE: u8 = 3;
-const NAME_CHUNKED: u8 = 4;
-
-/// The byte at `at` of the name in row `row`; 0 past its end.
-#[inline(always)]
-fn name_byte(row: u8, at: u8) -> u8 {
-    NAMES[(((row & 7) as usize) << 5) | (at & 31) as usize]
-}
-
-/// The longest method that is taken for one, in bytes.
-const MAX_METHOD: u8 = 24;
-
 /// The longest head that is followed, in bytes.
 const MAX_HEAD: u32 = 1 << 20;
-
-const LF_WORD: u64 = 0x0a0a_0a0a_0a0a_0a0a;
-const LOW_BITS: u64 = 0x0101_0101_0101_0101;
-const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// What a step came upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -415,6 +390,11 @@ impl Http1 {
     /// Answers how many bytes were taken, and what came of it.
     #[inline(always)]
     pub fn step(&mut self, window: &Window, at: u32, end: u32, available: u32) -> (u32, Event) {
+        if at <= end && end - at >= fast::LOOK_AHEAD {
+            if let Some(taken) = self.take_ahead(window, at, end) {
+                return taken;
+            }
+        }
         match self.state {
             state::LINE | state::REQUEST_LINE | state::CHUNK_LINE | state::TRAILER_LINE => {
                 self.skip_line(window, at, end)
@@ -462,102 +442,6 @@ impl Http1 {
         if self.head_len > MAX_HEAD {
             self.state = state::LOST;
         }
-    }
-
-    /// Passes over a line, eight bytes at a time.
-    #[inline(always)]
-    fn skip_line(&mut self, window: &Window, at: u32, end: u32) -> (u32, Event) {
-        let mut taken = 0u32;
-        let mut found = false;
-        // Four words a step: few enough for the verifier, enough for most lines.
-        let mut round = 0;
-        while round < 4 {
-            let here = at + taken;
-            if here >= end {
-                break;
-            }
-            let word = read_word(window, here);
-            let present = end - here;
-            let differs = word ^ LF_WORD;
-            let zero = differs.wrapping_sub(LOW_BITS) & !differs & HIGH_BITS;
-            // Bytes of the word before its first line feed.
-            let mut before = if zero == 0 { 8 } else { zero.trailing_zeros() >> 3 };
-            if before >= present {
-                before = if present < 8 { present } else { 8 };
-                self.note_tail(word, before);
-                taken += before;
-            } else {
-                self.note_tail(word, before);
-                taken += before;
-                if before < 8 {
-                    taken += 1;
-                    found = true;
-                    break;
-                }
-            }
-            round += 1;
-        }
-        let in_head = self.state < state::HEAD_END;
-        if in_head {
-            self.count_head(taken);
-            if self.state == state::LOST {
-                return (taken, Event::NotHttp);
-            }
-        }
-        let event = if found { self.end_line() } else { Event::None };
-        (taken, event)
-    }
-
-    /// Shifts the first `count` (0 to 8) bytes of `word` into the tail.
-    #[inline(always)]
-    fn note_tail(&mut self, word: u64, count: u32) {
-        if count >= 8 {
-            self.tail = word;
-        } else if count > 0 {
-            let bits = (count & 7) * 8;
-            self.tail = (self.tail >> bits) | (word << (64 - bits));
-        }
-    }
-
-    /// A line feed ended a line that was passed over.
-    #[inline(always)]
-    fn end_line(&mut self) -> Event {
-        if (self.tail >> 56) as u8 != b'\r' {
-            // RFC 9112 §2.2 lets a recipient take a bare LF; not all do.
-            self.facts |= FACT_AMBIGUOUS;
-        }
-        match self.state {
-            state::REQUEST_LINE => {
-                // The version is the last thing of the line; its digit is masked out.
-                let with_cr = u64::from_le_bytes(*b"TTP/1.\0\r");
-                let bare = u64::from_le_bytes(*b"HTTP/1.\0");
-                let (text, digit) = if (self.tail >> 56) as u8 == b'\r' {
-                    (self.tail & !(0xff << 48) == with_cr, (self.tail >> 48) as u8)
-                } else {
-                    (self.tail & !(0xff << 56) == bare, (self.tail >> 56) as u8)
-                };
-                if !text || !digit.is_ascii_digit() {
-                    return self.fail();
-                }
-                self.state = state::LINE_START;
-            }
-            state::CHUNK_LINE => {
-                // `remaining` holds the size of the chunk; 0 is the last one.
-                self.state =
-                    if self.remaining == 0 { state::TRAILER_START } else { state::CHUNK_DATA };
-            }
-            state::TRAILER_LINE => self.state = state::TRAILER_START,
-            _ => self.state = state::LINE_START,
-        }
-        Event::None
-    }
-
-    /// Goes over to passing over the line. The byte at hand is looked at again.
-    #[inline(always)]
-    fn skip_rest(&mut self) -> (u32, Event) {
-        self.state = state::LINE;
-        self.tail = 0;
-        (0, Event::None)
     }
 
     /// Takes one byte, or none where only the state changed.
@@ -656,292 +540,4 @@ impl Http1 {
             _ => (0, self.fail()),
         }
     }
-
-    #[inline(always)]
-    fn take_start(&mut self, byte: u8) -> (u32, Event) {
-        if self.is_request() {
-            // RFC 9112 §2.2: empty lines before a request line are to be ignored.
-            if byte == b'\r' || byte == b'\n' {
-                return (1, Event::None);
-            }
-            if !is_method_byte(byte) {
-                return (0, self.fail());
-            }
-            self.begin_message();
-            self.state = state::METHOD;
-            self.remaining = byte as u64;
-            self.matched = 1;
-        } else {
-            if byte != b'H' {
-                return (0, self.fail());
-            }
-            self.begin_message();
-            self.state = state::STATUS;
-            self.matched = 1;
-        }
-        (1, Event::MessageStart)
-    }
-
-    /// `HTTP/1.x ddd`, then anything up to the line's end (RFC 9112 §4).
-    #[inline(always)]
-    fn take_status(&mut self, byte: u8) -> (u32, Event) {
-        let at = self.matched;
-        let literal = (u64::from_le_bytes(*b"HTTP/1.\0") >> ((at & 7) * 8)) as u8;
-        let fits = if at < 7 {
-            byte == literal
-        } else if at == 7 {
-            byte.is_ascii_digit()
-        } else if at == 8 {
-            byte == b' '
-        } else if at < 12 {
-            let digit = byte.wrapping_sub(b'0');
-            self.status = (self.status * 10).wrapping_add(digit as u16);
-            digit < 10
-        } else {
-            return if byte == b' ' || byte == b'\r' || byte == b'\n' {
-                self.skip_rest()
-            } else {
-                (0, self.fail())
-            };
-        };
-        if !fits {
-            return (0, self.fail());
-        }
-        self.matched = at + 1;
-        (1, Event::None)
-    }
-
-    #[inline(always)]
-    fn take_line_start(&mut self, byte: u8) -> (u32, Event) {
-        let row = match byte | 0x20 {
-            b't' => NAME_TRACEPARENT,
-            b'c' => NAME_LENGTH,
-            b'u' => NAME_UPGRADE,
-            _ => 0xff,
-        };
-        if row != 0xff {
-            self.name = row;
-            self.matched = 1;
-            self.state = state::NAME;
-            return (1, Event::None);
-        }
-        if byte == b'\r' {
-            self.state = state::EMPTY_LINE;
-            return (1, Event::None);
-        }
-        if byte == b'\n' {
-            self.facts |= FACT_AMBIGUOUS;
-            self.state = state::HEAD_END;
-            return (1, Event::HeadEnd);
-        }
-        if byte == b' ' || byte == b'\t' {
-            // A folded line (RFC 9112 §5.2): obsolete, and read differently by readers.
-            self.facts |= FACT_AMBIGUOUS;
-        }
-        self.skip_rest()
-    }
-
-    #[inline(always)]
-    fn take_name(&mut self, byte: u8) -> (u32, Event) {
-        let lower = if byte.is_ascii_uppercase() { byte | 0x20 } else { byte };
-        let at = self.matched;
-        if self.name == NAME_TRACEPARENT && at == 3 && lower == b'n' {
-            self.name = NAME_CODING;
-        }
-        let wanted = name_byte(self.name, at);
-        if lower != wanted {
-            if wanted == b':' && (byte == b' ' || byte == b'\t') {
-                // White space before the colon (RFC 9112 §5.1): readers disagree.
-                self.facts |= FACT_AMBIGUOUS;
-            }
-            return self.skip_rest();
-        }
-        self.matched = at + 1;
-        if wanted != b':' {
-            return (1, Event::None);
-        }
-        match self.name {
-            NAME_TRACEPARENT => {
-                if self.facts & FACT_TRACEPARENT != 0 {
-                    self.facts |= FACT_TRACEPARENT_REPEATED;
-                }
-                self.facts |= FACT_TRACEPARENT;
-                self.traceparent.clear();
-                self.traceparent_at = 0;
-                self.state = state::TRACEPARENT;
-            }
-            NAME_CODING => {
-                if self.facts & (FACT_LENGTH | FACT_CHUNKED) != 0 {
-                    self.facts |= FACT_AMBIGUOUS;
-                }
-                self.facts |= FACT_CODING;
-                self.matched = 0;
-                self.state = state::CODING;
-            }
-            NAME_LENGTH => {
-                if self.facts & (FACT_LENGTH | FACT_CODING) != 0 {
-                    self.facts |= FACT_AMBIGUOUS;
-                }
-                if self.facts & FACT_LENGTH != 0 {
-                    // A second length that differs leaves no length (RFC 9112 §6.3).
-                    self.tail = self.remaining;
-                    self.matched = 0x80;
-                } else {
-                    self.matched = 0;
-                }
-                self.facts |= FACT_LENGTH;
-                self.remaining = 0;
-                self.state = state::LENGTH;
-            }
-            _ => {
-                self.facts |= FACT_UPGRADE;
-                return self.after_name();
-            }
-        }
-        (1, Event::None)
-    }
-
-    #[inline(always)]
-    fn after_name(&mut self) -> (u32, Event) {
-        self.state = state::LINE;
-        self.tail = 0;
-        (1, Event::None)
-    }
-
-    /// `Content-Length` (RFC 9110 §8.6). The low bits of `matched`: 0 before the
-    /// number, 1 in it, 2 after it; the highest says that it is a second header.
-    #[inline(always)]
-    fn take_length(&mut self, byte: u8) -> (u32, Event) {
-        let phase = self.matched & 0x7f;
-        if byte.is_ascii_digit() {
-            if phase == 2 || self.remaining > (u64::MAX >> 8) {
-                self.facts |= FACT_BROKEN | FACT_AMBIGUOUS;
-            } else {
-                self.remaining = self.remaining * 10 + (byte - b'0') as u64;
-            }
-            self.matched = (self.matched & 0x80) | 1;
-        } else if byte == b' ' || byte == b'\t' {
-            if phase == 1 {
-                self.matched = (self.matched & 0x80) | 2;
-            }
-        } else if byte == b'\r' || byte == b'\n' {
-            if phase == 0 || (self.matched & 0x80 != 0 && self.tail != self.remaining) {
-                self.facts |= FACT_BROKEN | FACT_AMBIGUOUS;
-            }
-            return self.skip_rest();
-        } else {
-            self.facts |= FACT_BROKEN | FACT_AMBIGUOUS;
-        }
-        (1, Event::None)
-    }
-
-    /// `Transfer-Encoding` (RFC 9112 §6.1): is the last coding `chunked`?
-    /// `matched` counts its letters; 0x40 is a mismatch, 0x20 marks white space after it.
-    #[inline(always)]
-    fn take_coding(&mut self, byte: u8) -> (u32, Event) {
-        let lower = if byte.is_ascii_uppercase() { byte | 0x20 } else { byte };
-        if byte == b'\r' || byte == b'\n' {
-            if self.matched & 0x5f == 7 {
-                self.facts |= FACT_CHUNKED;
-            }
-            return self.skip_rest();
-        }
-        if byte == b',' {
-            if self.matched & 0x5f == 7 {
-                // The last one still, if only empty elements follow (RFC 9110 §5.6.1.2).
-                self.facts |= FACT_CHUNKED | FACT_AMBIGUOUS;
-            }
-            self.matched = 0;
-            return (1, Event::None);
-        }
-        if byte == b' ' || byte == b'\t' {
-            if self.matched != 0 {
-                self.matched |= 0x20;
-            }
-            return (1, Event::None);
-        }
-        if self.matched == 0 {
-            self.facts &= !FACT_CHUNKED;
-        }
-        if self.matched < 7 && lower == name_byte(NAME_CHUNKED, self.matched) {
-            self.matched += 1;
-        } else {
-            self.matched = 0x40;
-        }
-        (1, Event::None)
-    }
-
-    /// The size line of a chunk (RFC 9112 §7.1): hex digits, then maybe extensions.
-    #[inline(always)]
-    fn take_chunk_size(&mut self, byte: u8) -> (u32, Event) {
-        let lower = byte | 0x20;
-        let digit = if byte.is_ascii_digit() {
-            byte - b'0'
-        } else if lower.is_ascii_lowercase() && lower <= b'f' {
-            lower - b'a' + 10
-        } else {
-            if self.matched == 0 || !matches!(byte, b'\r' | b'\n' | b';' | b' ' | b'\t') {
-                return (0, self.fail());
-            }
-            self.state = state::CHUNK_LINE;
-            self.tail = 0;
-            return (0, Event::None);
-        };
-        if self.matched >= 15 {
-            return (0, self.fail());
-        }
-        self.matched += 1;
-        self.remaining = (self.remaining << 4) | digit as u64;
-        (1, Event::None)
-    }
-}
-
-/// Bytes of a method. RFC 9110 §9.1 allows any token; methods in use are upper
-/// case with dashes, and anything else would let other protocols pass for HTTP.
-#[inline(always)]
-fn is_method_byte(byte: u8) -> bool {
-    byte.is_ascii_uppercase() || byte == b'-' || byte == b'_'
-}
-
-/// The eight bytes at `at`, the first in the lowest byte.
-#[inline(always)]
-fn read_word(window: &Window, at: u32) -> u64 {
-    let at = at as usize & (WINDOW - 1);
-    let place = window.as_ptr().wrapping_add(at);
-    // SAFETY: `at` is below WINDOW and the window is eight bytes longer than that.
-    u64::from_le(unsafe { load_unaligned(place) })
-}
-
-/// # Safety
-///
-/// `place` must point to eight readable bytes.
-#[cfg(not(target_arch = "bpf"))]
-#[inline(always)]
-unsafe fn load_unaligned(place: *const u8) -> u64 {
-    // SAFETY: the caller's promise; the read is unaligned.
-    unsafe { place.cast::<u64>().read_unaligned() }
-}
-
-/// The compiler makes eight loads of bytes out of an unaligned read for this target.
-/// The kernel allows the one load from map memory; the target feature that would let
-/// the compiler use it makes it misalign the stack too, and the verifier says
-/// `misaligned stack access off 0+0+-20 size 8`.
-///
-/// # Safety
-///
-/// `place` must point to eight readable bytes.
-#[cfg(target_arch = "bpf")]
-#[inline(always)]
-unsafe fn load_unaligned(place: *const u8) -> u64 {
-    let word: u64;
-    // SAFETY: the caller's promise; reads only.
-    unsafe {
-        core::arch::asm!(
-            "{word} = *(u64 *)({place} + 0)",
-            word = out(reg) word,
-            place = in(reg) place,
-            options(readonly, nostack, preserves_flags, pure),
-        );
-    }
-    word
 }
