@@ -25,7 +25,7 @@ pub const PROCESS_ALLOWED: u8 = 1;
 /// A process verdict: nothing of it is touched.
 pub const PROCESS_EXCLUDED: u8 = 2;
 
-/// The programs' read-only settings, set as one global before loading.
+/// The programs' settings, written to their map before any program is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct KernelConfig {

@@ -25,9 +25,9 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Requests whose head was read to its end.
+    /// Sampled requests whose head was read to its end.
     ExchangesOpened = 0 => "exchanges_opened",
-    /// Exchanges that ended, in whatever way.
+    /// Sampled exchanges that ended, in whatever way.
     ExchangesClosed = 1 => "exchanges_closed",
     /// Exchanges not recorded since their trace is not sampled.
     ExchangesUnsampled = 2 => "exchanges_unsampled",
@@ -63,8 +63,6 @@ counters! {
     EarlyHeadsKept = 17 => "early_heads_kept",
     /// Bytes of an early head past what is kept.
     EarlyHeadsTruncated = 18 => "early_heads_truncated",
-    /// Sends given back to the machine after a failed send.
-    SendsRolledBack = 19 => "sends_rolled_back",
     /// Responses whose request is not known: sent before the agent started, or not read.
     ResponsesUnpaired = 20 => "responses_unpaired",
 }

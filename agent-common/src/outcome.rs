@@ -79,7 +79,8 @@ wire_enum! {
         Injected = 1 => "injected",
         /// A pass-through header had its parent id rewritten in place.
         Rewritten = 2 => "rewritten",
-        /// The application wrote a trace context of its own; it was left alone.
+        /// The application wrote a header that is no valid context, or several; left alone.
+        /// (One of its own tracing gives no span, and is counted as such.)
         OwnContext = 3 => "own_context",
         /// Propagation is switched off.
         Off = 4 => "off",
@@ -95,8 +96,6 @@ wire_enum! {
         Unsynchronised = 9 => "unsynchronised",
         /// The kernel refused to grow or to move the message.
         KernelRefused = 10 => "kernel_refused",
-        /// More requests are in flight on the connection than are followed.
-        PipelineFull = 11 => "pipeline_full",
         /// The header to rewrite had already been sent, in part or whole.
         HeaderAlreadySent = 12 => "header_already_sent",
         /// The process is excluded, or its verdict is not known yet.

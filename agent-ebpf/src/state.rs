@@ -275,6 +275,23 @@ pub(crate) fn port_is_left_alone(config: &KernelConfig, port: u16) -> bool {
     }
 }
 
+/// Whether the rules leave a connection alone of which it is not known which of its
+/// ports is the service's: one is excluded, or neither is among those listed.
+#[inline(always)]
+pub(crate) fn ports_are_left_alone(config: &KernelConfig, one: u16, other: u16) -> bool {
+    if config.ports_listed == 0 {
+        return false;
+    }
+    // SAFETY: one byte each, read once.
+    let (one, other) = unsafe { (PORTS.get(one), PORTS.get(other)) };
+    let is = |rule: Option<&u8>, wanted: u8| matches!(rule, Some(&found) if found == wanted);
+    is(one, PORT_EXCLUDED)
+        || is(other, PORT_EXCLUDED)
+        || (config.ports_listed & PORT_INCLUDED as u32 != 0
+            && !is(one, PORT_INCLUDED)
+            && !is(other, PORT_INCLUDED))
+}
+
 /// Keeps the first bytes of a connection whose socket does not exist yet.
 #[inline(always)]
 pub(crate) fn keep_early(key: &EarlyKey, data: &EarlyData) {

@@ -60,7 +60,7 @@ pub(crate) fn check(cgroup: Option<&Path>) -> bool {
         );
     }
     let propagates =
-        trial.programs.iter().all(|p| p.name != "rewrite_request" || p.error.is_none());
+        trial.programs.iter().all(|p| !p.name.starts_with("rewrite_") || p.error.is_none());
     let propagation = match trial.readability {
         Ok(Readability::Right) if propagates => Ok("FIONREAD stays right on enrolled sockets"),
         Ok(Readability::Restored) if propagates => {
@@ -71,8 +71,8 @@ pub(crate) fn check(cgroup: Option<&Path>) -> bool {
     };
     match propagation {
         Ok(text) => say(true, "propagation", text),
-        // Reading works all the same.
-        Err(text) => println!("off     propagation: {text}"),
+        // Reading works all the same, but `run` must be told.
+        Err(text) => say(false, "propagation", &text),
     }
     println!("\nTracewire {} run here.", if works.get() { "can" } else { "cannot" });
     works.get()

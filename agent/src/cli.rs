@@ -159,7 +159,7 @@ pub(crate) struct RunArgs {
         long,
         env = "TRACEWIRE_NICE",
         value_name = "N",
-        default_value_t = 10,
+        default_value_t = 19,
         allow_negative_numbers = true
     )]
     pub(crate) nice: i32,

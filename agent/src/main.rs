@@ -23,7 +23,33 @@ use cli::{Cli, Command};
 /// Bad usage, as clap's own.
 const EXIT_USAGE: u8 = 2;
 
+/// Environment variables of the command line that may be set to nothing.
+const VARIABLES: &[&str] = &[
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "TRACEWIRE_CGROUP",
+    "TRACEWIRE_PROPAGATE",
+    "TRACEWIRE_LOG",
+    "TRACEWIRE_LOG_FORMAT",
+    "TRACEWIRE_RING_BYTES",
+    "TRACEWIRE_MAX_CONNECTIONS",
+    "TRACEWIRE_MAX_ACTIVITIES",
+    "TRACEWIRE_NICE",
+];
+
+/// An empty variable counts as not set (OpenTelemetry, Environment Variable Specification).
+fn forget_empty_variables() {
+    for name in VARIABLES {
+        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
+            // SAFETY: the process has one thread, this one.
+            unsafe { std::env::remove_var(name) };
+        }
+    }
+}
+
 fn main() -> ExitCode {
+    forget_empty_variables();
     match Cli::parse().command {
         Command::Check(args) => {
             if check::check(args.cgroup.as_deref()) {

@@ -24,7 +24,7 @@ const REPORT: Duration = Duration::from_secs(60);
 const ADOPTION: Duration = Duration::from_millis(500);
 /// How many times: what is never idle in a minute stays without headers.
 const ADOPTIONS: u32 = 120;
-/// Records that are read after detaching, at most: what one ring buffer holds.
+/// Bursts of records that are read after detaching, at most: more than a ring buffer holds.
 const LAST_BURSTS: usize = 256;
 
 /// What other threads ask of the reader.
@@ -96,8 +96,7 @@ impl Reader {
             }
         }
         let Self { kernel, mut records, mut assembler, metrics, .. } = self;
-        let counters = kernel.counters();
-        kernel.detach();
+        let counters = kernel.detach();
         for _ in 0..LAST_BURSTS {
             if records.drain(BURST, |bytes| drop(on_bytes(bytes, &mut assembler, &metrics))) == 0 {
                 break;

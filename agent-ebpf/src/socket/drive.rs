@@ -15,11 +15,11 @@ use tracewire_common::stream::{MAX_GUESSES, Placement, Stream, TRUSTED};
 
 use crate::emit;
 use crate::scratch::{Scratch, claim, release, try_lock, unlock};
-use crate::socket::exchange;
+use crate::socket::{ending, exchange};
 use crate::state::count;
 
-/// Steps spent on one packet or send; a step takes up to 32 bytes of a line, one
-/// byte of what matters, or a whole body. Past it the position is given up.
+/// Steps spent on one packet or send; a step takes some bytes of a line, the name or
+/// the value of a header that matters, or a whole body; one byte where it must. Past it the position is given up.
 const MAX_STEPS: u32 = 1 << 15;
 
 /// Where bytes come from, and what can be done to them there.
@@ -87,7 +87,7 @@ pub(crate) struct Piece {
     pub(crate) task: u64,
 }
 
-/// Reads a piece. Answers `false` if it could not be (yet).
+/// Reads a piece: what of it is new.
 ///
 /// # Safety
 ///
@@ -128,7 +128,7 @@ unsafe fn read_locked<S: Source, const REQUESTS: bool>(
             count(Counter::StreamGaps);
             if !stream.http1.pass_over(missing) {
                 stream.flags &= !TRUSTED;
-                exchange::lose::<REQUESTS>(connection, piece.now);
+                ending::lose::<REQUESTS>(connection, piece.now);
             }
             0
         }
@@ -145,6 +145,8 @@ unsafe fn read_locked<S: Source, const REQUESTS: bool>(
             // paired with the missed one's response.
             return;
         }
+        // A guess is never trusted, however the position was lost.
+        stream.flags &= !TRUSTED;
         stream.http1.guess_start();
     }
     let Some(claim) = claim() else {
@@ -189,9 +191,9 @@ fn lose(connection: *mut Connection, stream: &mut Stream, requests: bool, now: u
     stream.http1.lose();
     stream.flags &= !TRUSTED;
     if requests {
-        exchange::lose::<true>(connection, now);
+        ending::lose::<true>(connection, now);
     } else {
-        exchange::lose::<false>(connection, now);
+        ending::lose::<false>(connection, now);
     }
 }
 
@@ -282,7 +284,7 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
             }
             Event::HeadEnd => {
                 stream.guesses = 0;
-                if !exchange::response_head(drive, stream) {
+                if !ending::response_head(drive, stream) {
                     return 1;
                 }
             }
@@ -290,7 +292,7 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
                 if REQUESTS {
                     exchange::request_end(drive.connection, stream);
                 } else {
-                    exchange::response_end(drive, stream);
+                    ending::response_end(drive, stream);
                 }
             }
             Event::NotHttp => {
@@ -337,7 +339,7 @@ fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
     drive.stop = 1;
     let never_was_http = connection.opened == 0 && connection.overflow == 0;
     if REQUESTS && never_was_http && !stream.http1.is_tentative() {
-        exchange::make_opaque(connection);
+        ending::make_opaque(connection);
         return;
     }
     let guessing = stream.http1.is_tentative();
@@ -347,7 +349,7 @@ fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
         stream.guesses = stream.guesses.wrapping_add(1);
         if stream.guesses >= MAX_GUESSES {
             if never_was_http {
-                exchange::make_opaque(connection);
+                ending::make_opaque(connection);
             } else {
                 stream.http1.make_opaque();
             }
@@ -355,5 +357,5 @@ fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
         return;
     }
     count(Counter::StreamResyncs);
-    exchange::lose::<REQUESTS>(drive.connection, drive.now);
+    ending::lose::<REQUESTS>(drive.connection, drive.now);
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod connect;
 pub(crate) mod drive;
+pub(crate) mod ending;
 pub(crate) mod exchange;
 pub(crate) mod packets;
 pub(crate) mod receive;

@@ -16,7 +16,7 @@ use tracewire_common::stream::Stream;
 use crate::bounds::bounded;
 use crate::scratch::{claim, release};
 use crate::socket::drive::{self, Drive, Piece, Source};
-use crate::socket::{exchange, track};
+use crate::socket::{ending, exchange, track};
 use crate::state::{self, EarlyData, EarlyKey, config, count};
 
 const IPPROTO_TCP: u32 = 6;
@@ -141,9 +141,7 @@ unsafe fn adopt(skb: *mut __sk_buff, sk: *mut bpf_sock) -> *mut Connection {
         }
         let local_port = (*sk).src_port as u16;
         let remote_port = u16::from_be((*sk).dst_port);
-        if state::port_is_left_alone(config, local_port)
-            || state::port_is_left_alone(config, remote_port)
-        {
+        if state::ports_are_left_alone(config, local_port, remote_port) {
             (*connection).flags |= CONN_OPAQUE;
             return core::ptr::null_mut();
         }
@@ -265,7 +263,7 @@ unsafe fn on_end<const EGRESS: bool>(connection: *mut Connection, segment: &Segm
         let until_close = responses.is_until_close();
         let is_server = (*connection).role == Role::Server as u8;
         if segment.flags & RST != 0 {
-            exchange::end_all(connection, now, EndReason::Reset, status, content);
+            ending::end_all(connection, now, EndReason::Reset, status, content);
             return;
         }
         // A FIN ends the responses only if it comes from the end that answers; from
@@ -274,7 +272,7 @@ unsafe fn on_end<const EGRESS: bool>(connection: *mut Connection, segment: &Segm
             return;
         }
         let reason = if until_close { EndReason::Complete } else { EndReason::Closed };
-        exchange::end_all(connection, now, reason, status, content);
+        ending::end_all(connection, now, reason, status, content);
     }
 }
 

@@ -135,6 +135,12 @@ impl Source for Message {
 unsafe fn propagate(drive: &mut Drive, stream: &mut Stream, end_len: u32) {
     // SAFETY: live while the program runs.
     let connection = unsafe { &mut *drive.connection };
+    stream.http1.confirm();
+    stream.http1.announce();
+    if exchange::is_full(connection) {
+        exchange::refuse(connection);
+        return;
+    }
     let origin = exchange::origin_of_request(connection, drive.task);
     let own = exchange::own_header(stream, &origin);
     let head_end = drive.at;
@@ -142,9 +148,7 @@ unsafe fn propagate(drive: &mut Drive, stream: &mut Stream, end_len: u32) {
     let (outcome, grown) =
         unsafe { write_context(drive, stream, connection, &origin, own, end_len) };
     let own_tracing = own == OwnHeader::Own;
-    stream.http1.confirm();
     exchange::open_client(drive, stream, &origin, outcome, own_tracing);
-    stream.http1.announce();
     if grown > 0 {
         // The window holds what stood there before.
         drive.window_start = 0;
@@ -189,11 +193,8 @@ unsafe fn write_context(
         connection.flags |= CONN_DISTRUSTED;
         return (Outcome::Ambiguous, 0);
     }
-    if !stream.is_trusted() || stream.http1.is_tentative() {
+    if !stream.is_trusted() {
         return (Outcome::Unsynchronised, 0);
-    }
-    if connection.overflow > 0 {
-        return (Outcome::PipelineFull, 0);
     }
     let head_len = stream.http1.head_len();
     if head_len > MAX_INJECTED_HEAD {

@@ -16,7 +16,7 @@ use tracewire_common::stream::Stream;
 
 use crate::bounds::bounded;
 use crate::socket::drive::{self, Drive, Piece, Source};
-use crate::socket::exchange;
+use crate::socket::{ending, exchange};
 use crate::state::{self, EarlyKey, config, count};
 
 const AF_INET: u32 = 2;
@@ -177,7 +177,7 @@ fn on_closed(ops: *mut bpf_sock_ops) {
             if responses.is_until_close() { EndReason::Complete } else { EndReason::Aborted };
         let (status, content) = (responses.status(), responses.content());
         let (status, content) = if responses.is_at_start() { (0, 0) } else { (status, content) };
-        exchange::end_all(connection, bpf_ktime_get_ns(), reason, status, content);
+        ending::end_all(connection, bpf_ktime_get_ns(), reason, status, content);
     }
 }
 

@@ -58,6 +58,7 @@ pub(super) fn adopt(
     connections: &mut SkStorage<MapData, Shared<Connection>>,
     mut enrolment: Option<Enrolment<'_>>,
     is_excluded: impl Fn(u32) -> bool,
+    is_left_alone: impl Fn(u16) -> bool,
 ) -> Adopted {
     let mut result = Adopted::default();
     let mut listening: HashMap<u64, HashSet<u16>> = HashMap::new();
@@ -73,7 +74,15 @@ pub(super) fn adopt(
         }
         let ports = listening.entry(network_namespace(pid)).or_insert_with(|| listening_ports(pid));
         let role = if ports.contains(&ends.local_port) { Role::Server } else { Role::Client };
-        let enrol = role == Role::Client && enrolment.is_some();
+        if is_left_alone(if role == Role::Server { ends.local_port } else { ends.remote_port }) {
+            return;
+        }
+        let in_use =
+            |delicate: bool| delicate && (blocked.contains(&cookie) || !is_idle_for_long(info));
+        let enrol = role == Role::Client
+            && enrolment
+                .as_ref()
+                .is_some_and(|e| e.inherited.contains(&cookie) || !in_use(e.delicate));
         let state = state_of(&ends, cookie, role, pid, is_idle_client(info) && enrol, enrol);
         if connections.insert(socket, Shared(state), NO_EXIST).is_ok() {
             result.connections += 1;
@@ -81,7 +90,7 @@ pub(super) fn adopt(
         let (Role::Client, Some(enrolment)) = (role, &mut enrolment) else { return };
         if enrolment.inherited.contains(&cookie) {
             result.enrolled += 1;
-        } else if enrolment.delicate && (blocked.contains(&cookie) || !is_idle_for_long(info)) {
+        } else if in_use(enrolment.delicate) {
             result.postponed += 1;
         } else if enrolment.map.insert(cookie, socket.as_raw_fd(), 0).is_err() {
             result.refused += 1;

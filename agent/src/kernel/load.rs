@@ -17,6 +17,7 @@ use tracewire_common::outcome::Outcome;
 use super::adopt;
 use super::btf::KernelTypes;
 use super::enrolment::{self, Readability};
+use super::ports::PortRules;
 use super::programs;
 use super::reader::Records;
 use super::requirements::requirements;
@@ -74,6 +75,7 @@ pub(crate) struct Kernel {
     enrolled: SockHash<MapData, u64>,
     counts: PerCpuArray<MapData, u64>,
     connections: SkStorage<MapData, Shared<Connection>>,
+    ports: PortRules,
     propagating: bool,
     /// Whether a socket may be taken out of the map: not where received bytes wait
     /// behind a verdict program, for the kernel throws those away.
@@ -174,6 +176,7 @@ impl Kernel {
             enrolled,
             counts,
             connections,
+            ports: PortRules::new(settings),
             propagating,
             sockets_may_leave,
             inherited: pinned.and(predecessor).map(|p| p.sockets).unwrap_or_default(),
@@ -203,6 +206,7 @@ impl Kernel {
                 delicate: !self.sockets_may_leave,
             }),
             |pid| pid == agent || is_excluded(pid),
+            |port| self.ports.leave_alone(port),
         )
     }
 
@@ -224,25 +228,31 @@ impl Kernel {
 
     /// The kernel half's counters that are not zero, by name.
     pub(crate) fn counters(&self) -> StdHashMap<&'static str, u64> {
-        let read = |index: u32| -> u64 {
-            self.counts.get(&index, 0).map_or(0, |values| values.iter().sum())
-        };
-        Counter::ALL
-            .iter()
-            .map(|&counter| (counter.as_str(), read(counter as u32)))
-            .chain(
-                Outcome::ALL.iter().map(|&outcome| {
-                    (propagation_name(outcome), read(OUTCOME_BASE + outcome as u32))
-                }),
-            )
-            .filter(|&(_, value)| value > 0)
-            .collect()
+        read_counters(&self.counts)
     }
 
-    /// Detaches every program, at once. Traffic goes on without them.
-    pub(crate) fn detach(self) {
-        drop(self.ebpf);
+    /// Detaches every program, at once; traffic goes on without them. Answers the last
+    /// counters.
+    pub(crate) fn detach(self) -> StdHashMap<&'static str, u64> {
+        let Self { ebpf, counts, .. } = self;
+        drop(ebpf);
+        read_counters(&counts)
     }
+}
+
+fn read_counters(counts: &PerCpuArray<MapData, u64>) -> StdHashMap<&'static str, u64> {
+    let read =
+        |index: u32| -> u64 { counts.get(&index, 0).map_or(0, |values| values.iter().sum()) };
+    Counter::ALL
+        .iter()
+        .map(|&counter| (counter.as_str(), read(counter as u32)))
+        .chain(
+            Outcome::ALL
+                .iter()
+                .map(|&outcome| (propagation_name(outcome), read(OUTCOME_BASE + outcome as u32))),
+        )
+        .filter(|&(_, value)| value > 0)
+        .collect()
 }
 
 /// The name of an outcome's counter.
@@ -259,7 +269,6 @@ fn propagation_name(outcome: Outcome) -> &'static str {
         Outcome::NoRoom => "propagation_no_room",
         Outcome::Unsynchronised => "propagation_unsynchronised",
         Outcome::KernelRefused => "propagation_kernel_refused",
-        Outcome::PipelineFull => "propagation_pipeline_full",
         Outcome::HeaderAlreadySent => "propagation_header_already_sent",
         Outcome::ProcessExcluded => "propagation_process_excluded",
         Outcome::Missed => "propagation_missed",

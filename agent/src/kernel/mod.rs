@@ -6,6 +6,7 @@ mod btf;
 mod enrolment;
 mod fionread;
 mod load;
+mod ports;
 mod proc_net;
 mod programs;
 mod reader;

@@ -27,7 +27,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("note_exec", "name short-lived processes"),
     ("forget_task", "forget tasks that ended"),
     (RECEIVE, "tell which task works on which request"),
-    (RECEIVE_OLDER, "the same on kernels before 6.3"),
+    (RECEIVE_OLDER, "tell the same on kernels before 6.3"),
     ("note_opener4", "tell who opens an IPv4 connection"),
     ("note_opener6", "tell who opens an IPv6 connection"),
     ("read_egress", "read messages that leave"),

@@ -36,11 +36,24 @@ impl Http1 {
             state::START if self.is_request() => self.method_ahead(window, at),
             state::START => self.status_ahead(window, at),
             state::LINE_START => self.line_ahead(window, at),
+            state::LENGTH if self.matched == 0 => self.length_ahead(window, at),
             state::TRACEPARENT if self.traceparent_at == 0 && end - at >= TRACEPARENT_LEN => {
                 self.traceparent_ahead(window, at)
             }
             _ => None,
         }
+    }
+
+    /// The empty line that ends a head, of which both bytes are there.
+    #[inline(always)]
+    pub(super) fn end_ahead(&mut self, window: &Window, at: u32) -> Option<(u32, Event)> {
+        if read_word(window, at) as u16 != u16::from_le_bytes(*b"\r\n") {
+            return None;
+        }
+        self.state = state::HEAD_END;
+        self.count_head(2);
+        let lost = self.state == state::LOST;
+        Some((2, if lost { Event::NotHttp } else { Event::HeadEnd }))
     }
 
     /// The commonest methods, up to the first byte of the target.
@@ -149,6 +162,36 @@ impl Http1 {
         let (_, event) = self.begin_value();
         self.count_head(len);
         Some((len, event))
+    }
+
+    /// A space, up to five digits, CR: the length of most bodies.
+    #[inline(always)]
+    fn length_ahead(&mut self, window: &Window, at: u32) -> Option<(u32, Event)> {
+        let here = read_word(window, at);
+        if here as u8 != b' ' {
+            return None;
+        }
+        let mut value = 0u64;
+        let mut len = 1u32;
+        while len < 7 {
+            let byte = (here >> (len * 8)) as u8;
+            if byte == b'\r' {
+                break;
+            }
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                return None;
+            }
+            value = value * 10 + digit as u64;
+            len += 1;
+        }
+        if len == 1 || len == 7 {
+            return None;
+        }
+        self.remaining = value;
+        self.matched = 1;
+        self.count_head(len);
+        Some((len, Event::None))
     }
 
     /// A space and a whole value of version 00.

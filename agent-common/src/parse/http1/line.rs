@@ -2,10 +2,14 @@
 
 use super::window::read_word;
 use super::{Event, FACT_AMBIGUOUS, Http1, Window, state};
+use crate::config::WINDOW;
 
 const LF_WORD: u64 = 0x0a0a_0a0a_0a0a_0a0a;
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// Words looked at in one step.
+const ROUNDS: u32 = 3;
 
 impl Http1 {
     /// Passes over a line, eight bytes at a time.
@@ -13,9 +17,9 @@ impl Http1 {
     pub(super) fn skip_line(&mut self, window: &Window, at: u32, end: u32) -> (u32, Event) {
         let mut taken = 0u32;
         let mut found = false;
-        // Eight words a step: few enough for the verifier, enough for most lines.
+        // Few words a step, for the verifier, but enough for most lines.
         let mut round = 0;
-        while round < 8 {
+        while round < ROUNDS {
             let here = at + taken;
             if here >= end {
                 break;
@@ -35,8 +39,10 @@ impl Http1 {
                 taken += before;
                 if before < 8 {
                     taken += 1;
-                    found = true;
-                    break;
+                    found = !self.goes_on_with_next_line(window, at + taken, end);
+                    if found {
+                        break;
+                    }
                 }
             }
             round += 1;
@@ -50,6 +56,22 @@ impl Http1 {
         }
         let event = if found { self.end_line() } else { Event::None };
         (taken, event)
+    }
+
+    /// A line feed was taken, the next line starts at `at`. Whether that line is passed
+    /// over as well, being a header field whose name cannot be one that is looked for.
+    #[inline(always)]
+    fn goes_on_with_next_line(&mut self, window: &Window, at: u32, end: u32) -> bool {
+        if self.state != state::LINE || at >= end || (self.tail >> 56) as u8 != b'\r' {
+            return false;
+        }
+        let first = window[at as usize & (WINDOW - 1)];
+        let lower = first | 0x20;
+        if first <= b' ' || lower == b't' || lower == b'c' || lower == b'u' {
+            return false;
+        }
+        self.tail = 0;
+        true
     }
 
     /// Shifts the first `count` (0 to 8) bytes of `word` into the tail.

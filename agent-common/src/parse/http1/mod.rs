@@ -6,11 +6,14 @@
 //! passed over by arithmetic, without looking at them.
 
 mod chunk;
+mod facts;
 mod fast;
 mod header;
 mod line;
 mod start;
 mod window;
+
+pub use facts::*;
 
 use super::traceparent::TraceparentValue;
 use crate::config::WINDOW;
@@ -55,28 +58,6 @@ mod state {
     pub(super) const OPAQUE: u8 = 25;
 }
 
-/// `Content-Length` is there.
-pub const FACT_LENGTH: u16 = 1;
-/// The last transfer coding is `chunked`.
-pub const FACT_CHUNKED: u16 = 2;
-/// There is a transfer coding.
-pub const FACT_CODING: u16 = 4;
-/// There is an `Upgrade` header.
-pub const FACT_UPGRADE: u16 = 8;
-/// Two readers could disagree about this head: it is read, but never touched. It may
-/// still come up in a body of chunks: then the start of the next message is uncertain.
-pub const FACT_AMBIGUOUS: u16 = 16;
-/// The body's length cannot be known.
-pub const FACT_BROKEN: u16 = 32;
-/// There is a `traceparent` header.
-pub const FACT_TRACEPARENT: u16 = 64;
-/// There is more than one.
-pub const FACT_TRACEPARENT_REPEATED: u16 = 128;
-/// The method is `HEAD`.
-pub const FACT_HEAD: u16 = 256;
-/// The method is `CONNECT`.
-pub const FACT_CONNECT: u16 = 512;
-
 /// The longest head that is followed, in bytes.
 const MAX_HEAD: u32 = 1 << 20;
 
@@ -86,7 +67,7 @@ const MAX_HEAD: u32 = 1 << 20;
 pub enum Event {
     /// Nothing of note; call again.
     None = 0,
-    /// The byte just taken is the first of a message.
+    /// The bytes just taken are the first of a message.
     MessageStart = 1,
     /// The byte just taken ended a head: call [`Http1::begin_body`] next.
     HeadEnd = 2,
@@ -140,7 +121,7 @@ pub struct Http1 {
     tentative: u8,
     /// Non-zero once the exchange of the present head was opened.
     announced: u8,
-    pad: [u8; 2],
+    pad: [u8; 6],
 }
 
 impl Http1 {
@@ -390,6 +371,11 @@ impl Http1 {
     /// Answers how many bytes were taken, and what came of it.
     #[inline(always)]
     pub fn step(&mut self, window: &Window, at: u32, end: u32, available: u32) -> (u32, Event) {
+        if self.state == state::LINE_START && at < end && end - at >= 2 {
+            if let Some(taken) = self.end_ahead(window, at) {
+                return taken;
+            }
+        }
         if at <= end && end - at >= fast::LOOK_AHEAD {
             if let Some(taken) = self.take_ahead(window, at, end) {
                 return taken;

@@ -1,0 +1,260 @@
+//! Exchanges as they end: by the end of the response, or by that of the connection.
+
+use tracewire_common::config::PIPELINE_DEPTH;
+use tracewire_common::connection::{
+    CONN_DISTRUSTED, CONN_OPAQUE, CONN_REPORTED, Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD,
+    EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED,
+};
+use tracewire_common::counter::Counter;
+use tracewire_common::outcome::{Correlation, EndReason, Role};
+use tracewire_common::parse::http1::{Body, Event};
+use tracewire_common::records::{
+    CLOSED_OWN_TRACING, ConnectionEvent, KIND_CONNECTION_OPAQUE, KIND_EXCHANGE_CLOSED,
+};
+use tracewire_common::stream::{Stream, TRUSTED};
+
+use crate::emit;
+use crate::socket::drive::Drive;
+use crate::state::{self, count};
+
+/// A response's head ended. Answers whether to go on.
+#[inline(always)]
+pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
+    // SAFETY: live while the program runs.
+    let connection = unsafe { &mut *drive.connection };
+    let status = stream.http1.status();
+    let in_flight = connection.opened.wrapping_sub(connection.answered);
+    let mut flags = 0;
+    let place = connection.answered as usize & (PIPELINE_DEPTH - 1);
+    if in_flight > 0 {
+        if let Some(exchange) = connection.exchanges.get_mut(place) {
+            flags = exchange.flags;
+            connection.reply_activity = exchange.activity;
+            if status >= 200 || status == 101 {
+                exchange.response_ns = stream.started_ns;
+            }
+        }
+    }
+    let switched =
+        status == 101 || (flags & EXCHANGE_CONNECT != 0 && status >= 200 && status < 300);
+    if switched {
+        close(drive, EndReason::Switched, status, 0);
+        make_opaque(connection);
+        drive.stop = 1;
+        return false;
+    }
+    let no_body = flags & EXCHANGE_HEAD != 0 || status < 200 || status == 204 || status == 304;
+    let body = if no_body { Body::None } else { Body::Framed };
+    match stream.http1.begin_body(body) {
+        Event::MessageEnd => response_end(drive, stream),
+        Event::NotHttp => {
+            lose::<false>(drive.connection, drive.now);
+            drive.stop = 1;
+            return false;
+        }
+        _ => {}
+    }
+    true
+}
+
+/// A response was seen to its end. An interim one (1xx) ends nothing.
+#[inline(always)]
+pub(crate) fn response_end(drive: &mut Drive, stream: &mut Stream) {
+    let status = stream.http1.status();
+    let content = stream.http1.content();
+    stream.http1.next_message();
+    if status < 200 {
+        return;
+    }
+    close(drive, EndReason::Complete, status, content);
+    // SAFETY: live while the program runs.
+    let connection = unsafe { &mut *drive.connection };
+    let idle = connection.opened == connection.answered && connection.overflow == 0;
+    if connection.requests.http1.is_held() && idle {
+        // Refused: HTTP goes on, and no byte has come in between.
+        connection.requests.http1.next_message();
+    }
+    if idle && connection.requests.http1.is_at_start() && !connection.requests.http1.is_tentative()
+    {
+        // One whole exchange was followed, and nothing is in flight: what the client
+        // sends next starts a request, also where the stream was found in the middle.
+        if connection.flags & CONN_DISTRUSTED == 0 {
+            connection.requests.flags |= TRUSTED;
+        }
+    }
+}
+
+/// Ends the oldest exchange in flight.
+#[inline(always)]
+pub(crate) fn close(drive: &mut Drive, reason: EndReason, status: u16, content: u64) {
+    // SAFETY: live while the program runs.
+    let connection = unsafe { &mut *drive.connection };
+    if connection.opened == connection.answered {
+        if connection.overflow > 0 {
+            connection.overflow = connection.overflow.wrapping_sub(1);
+        } else {
+            count(Counter::ResponsesUnpaired);
+        }
+        return;
+    }
+    close_oldest(connection, drive.now, reason, status, content);
+    follow_pipeline(connection, drive.task);
+}
+
+/// Ends the oldest exchange; the caller knows that there is one.
+#[inline(always)]
+fn close_oldest(
+    connection: &mut Connection,
+    now: u64,
+    reason: EndReason,
+    status: u16,
+    content: u64,
+) {
+    let sequence = connection.answered;
+    let place = sequence as usize & (PIPELINE_DEPTH - 1);
+    let Some(exchange) = connection.exchanges.get(place) else { return };
+    let exchange = *exchange;
+    connection.answered = sequence.wrapping_add(1);
+    let mut own = exchange.flags & EXCHANGE_OWN_TRACING != 0;
+    if connection.role == Role::Server as u8 {
+        if let Some(activity) = state::activity(exchange.span_id) {
+            own = activity.own_tracing != 0;
+        }
+        state::end_activity(exchange.span_id);
+    } else if own {
+        // A client's exchange of the application's own tracing was never recorded.
+        return;
+    }
+    if exchange.flags & EXCHANGE_SAMPLED == 0 {
+        return;
+    }
+    count(Counter::ExchangesClosed);
+    if reason as u8 != EndReason::Complete as u8 && reason as u8 != EndReason::Switched as u8 {
+        count(Counter::ExchangesBroken);
+    }
+    let request_bytes = if exchange.flags & EXCHANGE_REQUEST_DONE != 0 {
+        exchange.request_bytes
+    } else {
+        // Answered before its body was sent: what there was of it.
+        connection.requests.http1.content()
+    };
+    emit::exchange_closed(|record| {
+        record.header = emit::header(KIND_EXCHANGE_CLOSED, 0);
+        record.connection = connection.cookie;
+        record.response_ns = exchange.response_ns;
+        record.ended_ns = now;
+        record.span_id = exchange.span_id;
+        record.request_body_bytes = request_bytes;
+        record.response_body_bytes = content;
+        record.cgroup_id = connection.cgroup_id;
+        record.sequence = sequence;
+        record.tgid = connection.tgid;
+        record.tid = connection.tid;
+        record.status = status;
+        record.reason = reason as u8;
+        record.flags = if own { CLOSED_OWN_TRACING } else { 0 };
+    });
+}
+
+/// The task that answered one of several pipelined requests goes on with the next:
+/// it has received that one already, and will not receive it again.
+#[inline(always)]
+fn follow_pipeline(connection: &mut Connection, task: u64) {
+    if connection.role != Role::Server as u8 || connection.opened == connection.answered {
+        return;
+    }
+    let last = connection.answered.wrapping_sub(1) as usize & (PIPELINE_DEPTH - 1);
+    let next = connection.answered as usize & (PIPELINE_DEPTH - 1);
+    let (Some(last), Some(next)) = (connection.exchanges.get(last), connection.exchanges.get(next))
+    else {
+        return;
+    };
+    let (last, next) = (last.span_id, next.span_id);
+    if let Some(state) = state::task(task as u32) {
+        if state.activity == last {
+            state.activity = next;
+            state.correlation = Correlation::Pipeline as u8;
+        }
+    }
+}
+
+/// What `end_all` hands to its loop.
+#[repr(C)]
+struct Ending {
+    connection: *mut Connection,
+    now: u64,
+    content: u64,
+    reason: u32,
+    status: u32,
+}
+
+unsafe extern "C" fn end_one(_index: u32, ending: *mut Ending) -> i64 {
+    // SAFETY: `end_all` passes its own `ending`, whose connection is live.
+    unsafe {
+        let ending = &mut *ending;
+        let connection = &mut *ending.connection;
+        if connection.opened == connection.answered {
+            return 1;
+        }
+        let reason = match EndReason::try_from(ending.reason as u8) {
+            Ok(reason) => reason,
+            Err(_) => EndReason::Lost,
+        };
+        close_oldest(connection, ending.now, reason, ending.status as u16, ending.content);
+        ending.content = 0;
+        ending.status = 0;
+    }
+    0
+}
+
+/// Ends every exchange in flight. `status` and `content` are of the oldest's response.
+#[inline(always)]
+pub(crate) fn end_all(
+    connection: *mut Connection,
+    now: u64,
+    reason: EndReason,
+    status: u16,
+    content: u64,
+) {
+    let mut ending =
+        Ending { connection, now, content, reason: reason as u32, status: status as u32 };
+    // SAFETY: the callback gets the `ending` that it expects.
+    unsafe {
+        aya_ebpf::helpers::generated::bpf_loop(
+            PIPELINE_DEPTH as u32 + 1,
+            end_one as *mut aya_ebpf::cty::c_void,
+            (&raw mut ending).cast(),
+            0,
+        );
+        (*connection).overflow = 0;
+    }
+}
+
+/// The position in one direction was lost. Where that is the responses', those in flight
+/// are not known any more. Where it is the requests', those in flight still are.
+#[inline(always)]
+pub(crate) fn lose<const REQUESTS: bool>(connection: *mut Connection, now: u64) {
+    // SAFETY: live while the program runs.
+    unsafe { (*connection).requests.flags &= !TRUSTED };
+    if !REQUESTS {
+        end_all(connection, now, EndReason::Lost, 0, 0);
+    }
+}
+
+/// Nothing of the connection is looked at any more.
+#[inline(always)]
+pub(crate) fn make_opaque(connection: &mut Connection) {
+    connection.flags |= CONN_OPAQUE;
+    connection.requests.http1.make_opaque();
+    connection.responses.http1.make_opaque();
+    count(Counter::ConnectionsOpaque);
+    if connection.flags & CONN_REPORTED == 0 {
+        connection.flags |= CONN_REPORTED;
+        let record = ConnectionEvent {
+            header: emit::header(KIND_CONNECTION_OPAQUE, 0),
+            connection: connection.cookie,
+        };
+        // SAFETY: a whole record on the stack.
+        unsafe { emit::output((&raw const record).cast(), size_of::<ConnectionEvent>() as u64) };
+    }
+}

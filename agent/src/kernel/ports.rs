@@ -1,0 +1,40 @@
+//! The rules on ports, as userspace applies them to connections older than the agent.
+
+use super::load::KernelSettings;
+
+/// Which service ports are looked at.
+#[derive(Debug)]
+pub(super) struct PortRules {
+    include: Vec<u16>,
+    exclude: Vec<u16>,
+}
+
+impl PortRules {
+    /// The rules of the settings.
+    pub(super) fn new(settings: &KernelSettings) -> Self {
+        Self { include: settings.include_ports.clone(), exclude: settings.exclude_ports.clone() }
+    }
+
+    /// Whether connections with this service port are left alone. An exclusion wins over
+    /// an inclusion, as in the kernel half.
+    pub(super) fn leave_alone(&self, port: u16) -> bool {
+        self.exclude.contains(&port) || !(self.include.is_empty() || self.include.contains(&port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(include: &[u16], exclude: &[u16]) -> PortRules {
+        PortRules { include: include.to_vec(), exclude: exclude.to_vec() }
+    }
+
+    #[test]
+    fn only_listed_ports_are_looked_at_and_an_exclusion_wins() {
+        assert!(!rules(&[], &[]).leave_alone(80));
+        assert!(rules(&[], &[80]).leave_alone(80));
+        assert!(rules(&[8080], &[]).leave_alone(80));
+        assert!(rules(&[80], &[80]).leave_alone(80));
+    }
+}
