@@ -19,6 +19,7 @@ use super::btf::KernelTypes;
 use super::enrolment::{self, Readability};
 use super::ports::PortRules;
 use super::programs;
+use super::quiet::Quiet;
 use super::reader::Records;
 use super::requirements::requirements;
 use super::scope::Scope;
@@ -132,7 +133,9 @@ impl Kernel {
         settings_map.set(0, Shared(config), 0)?;
         set_ports(&mut ebpf, settings)?;
 
+        let quiet = Quiet::new();
         let receive = programs::load_all(&mut ebpf, settings.propagate)?;
+        drop(quiet);
         let mut enrolled = enrolment::sockets(&mut ebpf)?;
         let propagating = settings.propagate;
         let mut sockets_may_leave = false;

@@ -9,6 +9,7 @@ mod load;
 mod ports;
 mod proc_net;
 mod programs;
+mod quiet;
 mod reader;
 mod requirements;
 mod scope;

@@ -44,18 +44,6 @@ impl Http1 {
         }
     }
 
-    /// The empty line that ends a head, of which both bytes are there.
-    #[inline(always)]
-    pub(super) fn end_ahead(&mut self, window: &Window, at: u32) -> Option<(u32, Event)> {
-        if read_word(window, at) as u16 != u16::from_le_bytes(*b"\r\n") {
-            return None;
-        }
-        self.state = state::HEAD_END;
-        self.count_head(2);
-        let lost = self.state == state::LOST;
-        Some((2, if lost { Event::NotHttp } else { Event::HeadEnd }))
-    }
-
     /// The commonest methods, up to the first byte of the target.
     #[inline(always)]
     fn method_ahead(&mut self, window: &Window, at: u32) -> Option<(u32, Event)> {

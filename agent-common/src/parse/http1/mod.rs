@@ -371,11 +371,6 @@ impl Http1 {
     /// Answers how many bytes were taken, and what came of it.
     #[inline(always)]
     pub fn step(&mut self, window: &Window, at: u32, end: u32, available: u32) -> (u32, Event) {
-        if self.state == state::LINE_START && at < end && end - at >= 2 {
-            if let Some(taken) = self.end_ahead(window, at) {
-                return taken;
-            }
-        }
         if at <= end && end - at >= fast::LOOK_AHEAD {
             if let Some(taken) = self.take_ahead(window, at, end) {
                 return taken;
