@@ -26,17 +26,16 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
     let in_flight = connection.opened.wrapping_sub(connection.answered);
     let mut flags = 0;
     let place = connection.answered as usize & (PIPELINE_DEPTH - 1);
-    if in_flight > 0 {
-        if let Some(exchange) = connection.exchanges.get_mut(place) {
-            flags = exchange.flags;
-            connection.reply_activity = exchange.activity;
-            if status >= 200 || status == 101 {
-                exchange.response_ns = stream.started_ns;
-            }
+    if in_flight > 0
+        && let Some(exchange) = connection.exchanges.get_mut(place)
+    {
+        flags = exchange.flags;
+        connection.reply_activity = exchange.activity;
+        if status >= 200 || status == 101 {
+            exchange.response_ns = stream.started_ns;
         }
     }
-    let switched =
-        status == 101 || (flags & EXCHANGE_CONNECT != 0 && status >= 200 && status < 300);
+    let switched = status == 101 || (flags & EXCHANGE_CONNECT != 0 && (200..300).contains(&status));
     if switched {
         close(drive, EndReason::Switched, status, 0);
         make_opaque(connection);
@@ -170,11 +169,11 @@ fn follow_pipeline(connection: &mut Connection, task: u64) {
         return;
     };
     let (last, next) = (last.span_id, next.span_id);
-    if let Some(state) = state::task(task as u32) {
-        if state.activity == last {
-            state.activity = next;
-            state.correlation = Correlation::Pipeline as u8;
-        }
+    if let Some(state) = state::task(task as u32)
+        && state.activity == last
+    {
+        state.activity = next;
+        state.correlation = Correlation::Pipeline as u8;
     }
 }
 

@@ -133,10 +133,8 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
 pub(crate) fn origin_of_request(connection: &Connection, task: u64) -> Origin {
     let is_first = connection.opened == 0 && connection.overflow == 0;
     // Rule 3: the first request on a connection belongs to the activity that opened it.
-    if is_first {
-        if let Some(origin) = origin_in(connection.opener, Correlation::Connect) {
-            return origin;
-        }
+    if is_first && let Some(origin) = origin_in(connection.opener, Correlation::Connect) {
+        return origin;
     }
     // Rules 1, 2 and 4 left the activity with the task.
     if let Some(task) = state::task(task as u32) {

@@ -28,11 +28,7 @@ pub(crate) fn on_event(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => on_established(ctx.ops, Role::Client),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => on_established(ctx.ops, Role::Server),
-        BPF_SOCK_OPS_STATE_CB => {
-            if ctx.arg(1) == BPF_TCP_CLOSE {
-                on_closed(ctx.ops);
-            }
-        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => on_closed(ctx.ops),
         _ => {}
     }
 }

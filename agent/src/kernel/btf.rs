@@ -137,10 +137,10 @@ impl KernelTypes {
             if name.is_empty() {
                 let id = read_u32(&self.data, place + 4)? as usize;
                 let inner = *self.types.get(id.checked_sub(1)?)? as usize;
-                if matches!(self.kind(inner), Some(KIND_STRUCT | KIND_UNION)) {
-                    if let Some(found) = self.bits(inner, member, depth + 1) {
-                        return Some(offset + found);
-                    }
+                if matches!(self.kind(inner), Some(KIND_STRUCT | KIND_UNION))
+                    && let Some(found) = self.bits(inner, member, depth + 1)
+                {
+                    return Some(offset + found);
                 }
             }
         }

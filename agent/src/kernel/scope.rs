@@ -158,7 +158,7 @@ fn is_cgroup2(directory: &File) -> bool {
         let mut stat: libc::statfs = std::mem::zeroed();
         (libc::fstatfs(directory.as_raw_fd(), &raw mut stat), stat)
     };
-    result == 0 && stat.f_type as i64 == CGROUP2_MAGIC
+    result == 0 && stat.f_type == CGROUP2_MAGIC
 }
 
 /// A file lock on a cgroup's directory says that an agent works there (exclusive) or

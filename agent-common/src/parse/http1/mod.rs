@@ -371,10 +371,11 @@ impl Http1 {
     /// Answers how many bytes were taken, and what came of it.
     #[inline(always)]
     pub fn step(&mut self, window: &Window, at: u32, end: u32, available: u32) -> (u32, Event) {
-        if at <= end && end - at >= fast::LOOK_AHEAD {
-            if let Some(taken) = self.take_ahead(window, at, end) {
-                return taken;
-            }
+        if at <= end
+            && end - at >= fast::LOOK_AHEAD
+            && let Some(taken) = self.take_ahead(window, at, end)
+        {
+            return taken;
         }
         match self.state {
             state::LINE | state::REQUEST_LINE | state::CHUNK_LINE | state::TRAILER_LINE => {
