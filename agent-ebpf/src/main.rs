@@ -110,7 +110,7 @@ fn inherit_activity(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn note_exec(ctx: RawTracePointContext) -> i32 {
     // TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)
-    task::exec::on_exec(ctx.arg(0), ctx.arg(2));
+    task::exec::on_exec(&ctx, ctx.arg(0), ctx.arg(2));
     0
 }
 

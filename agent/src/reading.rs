@@ -81,6 +81,7 @@ impl Reader {
             self.records.wait(PATIENCE);
             self.read();
             self.assembler.tick();
+            self.kernel.log_messages();
             if requests.report.swap(false, Ordering::Relaxed) {
                 report("counters", self.log_format, &self.kernel.counters(), &self.metrics);
             }

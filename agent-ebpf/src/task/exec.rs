@@ -8,6 +8,8 @@ use aya_ebpf::helpers::generated::{
     bpf_probe_read_user,
 };
 use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::RawTracePointContext;
+use aya_log_ebpf::warn;
 use tracewire_common::config::KernelConfig;
 use tracewire_common::records::{KIND_PROCESS_EXEC, ProcessExec};
 
@@ -54,7 +56,7 @@ fn read_u64(base: *const c_void, offset: u32) -> u64 {
 
 /// The task at work has begun to run a new program.
 #[inline(always)]
-pub(crate) fn on_exec(task: *const c_void, binprm: *const c_void) {
+pub(crate) fn on_exec(ctx: &RawTracePointContext, task: *const c_void, binprm: *const c_void) {
     let Some(config) = config() else { return };
     // SAFETY: no arguments.
     let id = unsafe { bpf_get_current_pid_tgid() };
@@ -81,6 +83,9 @@ pub(crate) fn on_exec(task: *const c_void, binprm: *const c_void) {
         let args = read_user(data, arg_start, arg_len, MOST_ARGS);
         let Some(after_args) = bounded(args + 1, MOST_ARGS as u32 + 1) else { return };
         let args = after_args - 1;
+        if args == 0 && arg_len > 0 {
+            warn!(ctx, "cannot read the arguments of process {}: it may lack its name", tgid);
+        }
         let env = read_user(data.add(args as usize), env_start, env_len, MOST_ENV);
         let record = &mut (*place).record;
         record.header = emit::header(KIND_PROCESS_EXEC, args + env);

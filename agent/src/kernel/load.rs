@@ -17,6 +17,7 @@ use tracewire_common::outcome::Outcome;
 use super::adopt;
 use super::btf::KernelTypes;
 use super::enrolment::{self, Readability};
+use super::messages::Messages;
 use super::ports::PortRules;
 use super::programs;
 use super::quiet::Quiet;
@@ -83,6 +84,7 @@ pub(crate) struct Kernel {
     sockets_may_leave: bool,
     /// The cookies of sockets older than this agent that are in the map.
     inherited: HashSet<u64>,
+    messages: Messages,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
     _stages: ProgramArray<MapData>,
 }
@@ -164,6 +166,7 @@ impl Kernel {
         let records = Records::new(RingBuf::try_from(
             ebpf.take_map("RECORDS").context("the object has no map RECORDS")?,
         )?);
+        let messages = Messages::new(&mut ebpf)?;
         programs::attach_all(&mut ebpf, &scope, receive)?;
         if propagating {
             let stage: &SkMsg = ebpf
@@ -183,6 +186,7 @@ impl Kernel {
             propagating,
             sockets_may_leave,
             inherited: pinned.and(predecessor).map(|p| p.sockets).unwrap_or_default(),
+            messages,
             _stages: stages,
         };
         Ok((kernel, records))
@@ -219,6 +223,11 @@ impl Kernel {
         if let Err(error) = self.processes.insert(pid, verdict, 0) {
             tracing::debug!(pid, %error, "cannot tell the kernel half about a process");
         }
+    }
+
+    /// Logs what the kernel half has to say.
+    pub(crate) fn log_messages(&mut self) {
+        self.messages.log();
     }
 
     /// A connection turned out not to be HTTP/1.x: its sends need no program any more.

@@ -6,6 +6,7 @@ mod btf;
 mod enrolment;
 mod fionread;
 mod load;
+mod messages;
 mod ports;
 mod proc_net;
 mod programs;
