@@ -19,6 +19,9 @@ use crate::state::{config, count};
 #[btf_map]
 static RECORDS: RingBuf<u8, { 8 * 1024 * 1024 }> = RingBuf::new();
 
+/// Bytes past the limit at which the agent is still woken: a few records.
+const PASSING: u64 = 4096;
+
 #[inline(always)]
 pub(crate) fn header(kind: u16, data_len: u32) -> RecordHeader {
     RecordHeader { kind, version: RECORD_VERSION, data_len }
@@ -36,7 +39,10 @@ fn wakeup_flags() -> u64 {
         Some(config) => config.wakeup_bytes as u64,
         None => 0,
     };
-    if waiting > limit { BPF_RB_FORCE_WAKEUP as u64 } else { BPF_RB_NO_WAKEUP as u64 }
+    // Only as the limit is passed: an agent that stands back behind a busy workload would
+    // be woken, by an interrupt, for each record until it gets to run.
+    let passes_limit = waiting > limit && waiting - limit < PASSING;
+    if passes_limit { BPF_RB_FORCE_WAKEUP as u64 } else { BPF_RB_NO_WAKEUP as u64 }
 }
 
 /// Writes a record that lies at `from`.
