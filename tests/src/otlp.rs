@@ -161,6 +161,19 @@ impl Sink {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Waits until no span has come for `quiet`, or `limit` is over.
+    pub fn wait_quiet(&self, quiet: Duration, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let (mut count, mut since) = (self.spans().len(), Instant::now());
+        while since.elapsed() < quiet && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = self.spans().len();
+            if now != count {
+                (count, since) = (now, Instant::now());
+            }
+        }
+    }
+
     /// Waits until `found` gives something.
     ///
     /// # Panics

@@ -11,7 +11,7 @@ use tracewire_tests::script::{Bytes, Send, Step, fill};
 use crate::socket;
 
 /// The longest that one step may take.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(45);
 
 /// A connection, and everything received on it.
 #[derive(Default)]
