@@ -67,6 +67,6 @@ pub struct KernelConfig {
     pub off_mm_env_end: u32,
     /// Offset of `linux_binprm.interp`.
     pub off_binprm_interp: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// The slots for activities, a power of two, less one.
+    pub activity_mask: u32,
 }

@@ -79,22 +79,36 @@ pub struct Connection {
     pub answered: u32,
     /// Requests in flight that are not followed, younger than all that are.
     pub overflow: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// The sequence number of the request at place 0.
+    pub base: u32,
     /// The kernel's address of the socket, for reads of its fields; never leaves the kernel.
     pub sock: u64,
     /// The direction that carries requests.
     pub requests: Stream,
     /// The direction that carries responses.
     pub responses: Stream,
-    /// The requests in flight, at their sequence number modulo the length.
+    /// The requests in flight, at [`Connection::place_of`] their sequence number.
     pub exchanges: [Exchange; PIPELINE_DEPTH],
 }
 
-/// A request that a process received and has not finished answering.
+impl Connection {
+    /// Where in `exchanges` a request in flight is. A connection that was idle starts over
+    /// at the first place, so that one that never pipelines stays in few cache lines.
+    #[inline(always)]
+    pub fn place_of(&self, sequence: u32) -> usize {
+        sequence.wrapping_sub(self.base) as usize & (PIPELINE_DEPTH - 1)
+    }
+}
+
+/// A request that a process received and has not finished answering, in the slot that the
+/// low bits of its id name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Activity {
+    /// Non-zero while the slot is taken.
+    pub taken: u64,
+    /// The id, which is that of the server span; 0 while the slot is being filled.
+    pub id: u64,
     /// The upper half of the trace id.
     pub trace_id_hi: u64,
     /// The lower half of the trace id.

@@ -11,7 +11,7 @@ use tracewire_common::records::{
     ExchangeClosed, ExchangeOpened, HeadFragment, KIND_HEAD_FRAGMENT, RECORD_VERSION, RecordHeader,
 };
 
-use crate::bounds::bounded;
+use crate::bounds::masked;
 use crate::scratch::Scratch;
 use crate::state::{config, count};
 
@@ -19,8 +19,11 @@ use crate::state::{config, count};
 #[btf_map]
 static RECORDS: RingBuf<u8, { 8 * 1024 * 1024 }> = RingBuf::new();
 
-/// Bytes past the limit at which the agent is still woken: a few records.
-const PASSING: u64 = 4096;
+/// Bytes past the limit at which the agent is still woken.
+const PASSING: u64 = 64 * 1024;
+
+/// One record in so many asks how much is waiting.
+const ASKING: u64 = 16;
 
 #[inline(always)]
 pub(crate) fn header(kind: u16, data_len: u32) -> RecordHeader {
@@ -28,9 +31,13 @@ pub(crate) fn header(kind: u16, data_len: u32) -> RecordHeader {
 }
 
 /// Waking the agent for each record costs more than the record: it looks by itself
-/// every few milliseconds, and is woken only when much is waiting.
+/// every few milliseconds, and is woken only when much is waiting. `now`: any time in ns, as
+/// a number that differs from record to record.
 #[inline(always)]
-fn wakeup_flags() -> u64 {
+fn wakeup_flags(now: u64) -> u64 {
+    if (now >> 4) % ASKING != 0 {
+        return BPF_RB_NO_WAKEUP as u64;
+    }
     // SAFETY: a query of the map, without side effects.
     let waiting = unsafe {
         bpf_ringbuf_query((&raw const RECORDS).cast_mut().cast(), BPF_RB_AVAIL_DATA as u64)
@@ -51,8 +58,8 @@ fn wakeup_flags() -> u64 {
 ///
 /// `from` must point to `len` readable bytes that the verifier knows as such.
 #[inline(always)]
-pub(crate) unsafe fn output(from: *const c_void, len: u64) {
-    let flags = wakeup_flags();
+pub(crate) unsafe fn output(from: *const c_void, len: u64, now: u64) {
+    let flags = wakeup_flags(now);
     // SAFETY: the caller's promise.
     let result = unsafe {
         bpf_ringbuf_output((&raw const RECORDS).cast_mut().cast(), from.cast_mut(), len, flags)
@@ -64,16 +71,16 @@ pub(crate) unsafe fn output(from: *const c_void, len: u64) {
 
 /// Writes the record in `scratch` with the first `data_len` bytes of its window.
 #[inline(always)]
-pub(crate) fn exchange_opened(scratch: *mut Scratch, data_len: u32) {
+pub(crate) fn exchange_opened(scratch: *mut Scratch, data_len: u32, now: u64) {
     const FIXED: u32 = size_of::<ExchangeOpened>() as u32;
-    let Some(len) = bounded(FIXED + data_len, FIXED + WINDOW as u32) else { return };
+    let len = FIXED + masked::<{ 2 * WINDOW as u32 }>(data_len);
     // SAFETY: the record and the window lie behind one another in `Scratch`.
-    unsafe { output(scratch.cast(), len as u64) };
+    unsafe { output(scratch.cast(), len as u64, now) };
 }
 
 /// Writes a finished exchange, right into the ring buffer: the stack has no room for it.
 #[inline(always)]
-pub(crate) fn exchange_closed(fill: impl FnOnce(&mut ExchangeClosed)) {
+pub(crate) fn exchange_closed(now: u64, fill: impl FnOnce(&mut ExchangeClosed)) {
     let Some(mut entry) = RECORDS.reserve_untyped::<ExchangeClosed>(0) else {
         count(Counter::DropRingFull);
         return;
@@ -81,7 +88,7 @@ pub(crate) fn exchange_closed(fill: impl FnOnce(&mut ExchangeClosed)) {
     // SAFETY: reserved memory of the record's size, aligned to eight bytes; every bit
     // pattern is a record, and `fill` writes each field.
     fill(unsafe { entry.assume_init_mut() });
-    entry.submit(wakeup_flags());
+    entry.submit(wakeup_flags(now));
 }
 
 /// Writes the first `len` bytes of the window as a part of a head.
@@ -95,7 +102,7 @@ pub(crate) fn head_fragment(
 ) {
     const AT: usize = size_of::<ExchangeOpened>() - size_of::<HeadFragment>();
     const FIXED: u32 = size_of::<HeadFragment>() as u32;
-    let Some(whole) = bounded(FIXED + len, FIXED + WINDOW as u32) else { return };
+    let whole = FIXED + masked::<{ 2 * WINDOW as u32 }>(len);
     let record =
         HeadFragment { header: header(KIND_HEAD_FRAGMENT, len), connection, sequence, offset };
     // SAFETY: the last bytes of the record's room, right before the window, are large
@@ -103,6 +110,6 @@ pub(crate) fn head_fragment(
     unsafe {
         let place = scratch.cast::<u8>().add(AT);
         place.cast::<HeadFragment>().write(record);
-        output(place.cast(), whole as u64);
+        output(place.cast(), whole as u64, 0);
     }
 }

@@ -7,6 +7,7 @@
 
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
+use tracewire_common::config::WINDOW;
 use tracewire_common::counter::Counter;
 use tracewire_common::parse::http1::Window;
 use tracewire_common::records::ExchangeOpened;
@@ -21,6 +22,8 @@ const BUFFERS: u32 = 4;
 pub(crate) struct Scratch {
     pub(crate) record: ExchangeOpened,
     pub(crate) window: Window,
+    /// Never used: as far as the verifier takes a record with its data to reach.
+    reach: [u8; WINDOW],
 }
 
 #[btf_map]

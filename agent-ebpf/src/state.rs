@@ -5,15 +5,39 @@ use aya_ebpf::btf_maps::{
     Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, SkStorage, SockHash,
 };
 use aya_ebpf::cty::c_void;
-use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_sock_hash_update};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_sk_storage_get, bpf_sock_hash_update,
+};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkMsgContext;
 use tracewire_common::config::{
     KernelConfig, PORT_EXCLUDED, PORT_INCLUDED, PROCESS_ALLOWED, PROCESS_EXCLUDED, WINDOW,
 };
 use tracewire_common::connection::{Activity, Connection, TaskState};
+use tracewire_common::context::TraceContext;
 use tracewire_common::counter::{COUNTERS, Counter, OUTCOME_BASE};
-use tracewire_common::outcome::{Correlation, Outcome};
+use tracewire_common::outcome::Correlation;
+
+use crate::scratch::{try_lock, unlock};
+use crate::socket::exchange::Ids;
+use crate::task::birth::read_u32;
+
+/// Whether packet programs may ask for the task at work by `bpf_get_current_pid_tgid`: not
+/// on older kernels. Set before loading; since it cannot change after that, the verifier
+/// does not look at the way that is not taken.
+#[unsafe(no_mangle)]
+static PACKETS_KNOW_TASK: u32 = 1;
+
+/// Whether `bpf_msg_pop_data` can be trusted. Set before loading.
+#[unsafe(no_mangle)]
+static HEADS_ARE_BUILT: u32 = 0;
+
+/// Whether a request's head may be built anew: see `build` of the rewriting program.
+#[inline(always)]
+pub(crate) fn may_build_heads() -> bool {
+    // SAFETY: a static of this object, which the loader writes to.
+    unsafe { (&raw const HEADS_ARE_BUILT).read_volatile() != 0 }
+}
 
 /// The settings. One entry, written before any program is attached, never after.
 #[btf_map]
@@ -32,9 +56,10 @@ static ENROLLED: SockHash<u64, 65536> = SockHash::new();
 #[btf_map]
 static STAGES: ProgramArray<1> = ProgramArray::new();
 
-/// Requests that processes are working on, by the id of the server span.
+/// Requests that processes are working on, in slots. An id is chosen so that its low bits
+/// name a free slot: there is nothing to hash, to chain, or to lock but the slot.
 #[btf_map]
-static ACTIVITIES: HashMap<u64, Activity, 65536> = HashMap::new();
+static ACTIVITIES: Array<Activity, 65536> = Array::new();
 
 /// What tasks are working on, by thread id in the initial pid namespace.
 #[btf_map]
@@ -81,6 +106,22 @@ pub(crate) fn config() -> Option<&'static KernelConfig> {
     CONFIG.get(0)
 }
 
+/// What a packet program runs in the middle of: process and thread, as
+/// `bpf_get_current_pid_tgid` has them.
+#[inline(always)]
+pub(crate) fn task_of_packet() -> u64 {
+    // SAFETY: a static of this object, which the loader writes to.
+    if unsafe { (&raw const PACKETS_KNOW_TASK).read_volatile() } != 0 {
+        // SAFETY: no arguments.
+        return unsafe { bpf_get_current_pid_tgid() };
+    }
+    let Some(config) = config() else { return 0 };
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() } as *const c_void;
+    let tgid = read_u32(task, config.off_task_tgid);
+    ((tgid as u64) << 32) | read_u32(task, config.off_task_pid) as u64
+}
+
 /// Adds one to a counter of this CPU.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
@@ -89,7 +130,7 @@ pub(crate) fn count(counter: Counter) {
 
 /// Adds one to the counter of an outcome.
 #[inline(always)]
-pub(crate) fn count_outcome(outcome: Outcome) {
+pub(crate) fn count_outcome(outcome: u8) {
     count_at(OUTCOME_BASE + outcome as u32);
 }
 
@@ -168,29 +209,98 @@ pub(crate) unsafe fn enrol(ops: *mut aya_ebpf::bindings::bpf_sock_ops, mut cooki
     }
 }
 
-/// Remembers a request that a process has begun to work on.
+/// Slots tried for an activity. With half of them taken one in 256 finds none.
+const ATTEMPTS: u64 = 8;
+
 #[inline(always)]
-pub(crate) fn begin_activity(id: u64, activity: &Activity) {
-    if ACTIVITIES.insert(id, activity, 0).is_err() {
-        count(Counter::DropActivitiesFull);
+fn slot(id: u64) -> Option<*mut Activity> {
+    let mask = match config() {
+        Some(config) => config.activity_mask,
+        None => 0,
+    };
+    ACTIVITIES.get_ptr_mut(id as u32 & mask)
+}
+
+/// Remembers a request that a process has begun to work on. Answers the id of its span.
+#[inline(always)]
+pub(crate) fn begin_activity(ids: &Ids, context: &TraceContext, received_parent: u64) -> u64 {
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        let id = ids.span(attempt);
+        let Some(slot) = slot(id) else { return id };
+        // SAFETY: map memory; once the slot is taken nobody else writes to it, and the id,
+        // by which it is found, is written last.
+        unsafe {
+            if try_lock(&raw mut (*slot).taken) {
+                (*slot).trace_id_hi = context.trace_id_hi;
+                (*slot).trace_id_lo = context.trace_id_lo;
+                (*slot).received_parent = received_parent;
+                (*slot).flags = context.flags;
+                (*slot).own_tracing = 0;
+                (&raw mut (*slot).id).write_volatile(id);
+                return id;
+            }
+        }
+        attempt += 1;
     }
+    count(Counter::DropActivitiesFull);
+    ids.span(0)
 }
 
 /// The activity, while it is not over.
 #[inline(always)]
-pub(crate) fn activity(id: u64) -> Option<&'static mut Activity> {
+pub(crate) fn activity(id: u64) -> Option<Activity> {
     if id == 0 {
         return None;
     }
-    // SAFETY: the value stays readable until the program ends, even if it is removed;
-    // concurrent writers only ever set `own_tracing`, one byte.
-    ACTIVITIES.get_ptr_mut(id).map(|p| unsafe { &mut *p })
+    let slot = slot(id)?;
+    // SAFETY: map memory. What was read is what it was while the slot bore this id: ids are
+    // not used again, and the id is compared after the rest was read as well.
+    unsafe {
+        if (&raw const (*slot).id).read_volatile() != id {
+            return None;
+        }
+        let activity = slot.read_volatile();
+        if (&raw const (*slot).id).read_volatile() == id { Some(activity) } else { None }
+    }
 }
 
-/// The request was answered: no later work belongs to it.
+/// Whether the activity is not over.
 #[inline(always)]
-pub(crate) fn end_activity(id: u64) {
-    let _gone_already = ACTIVITIES.remove(id);
+pub(crate) fn is_going_on(id: u64) -> bool {
+    // SAFETY: map memory.
+    id != 0 && slot(id).is_some_and(|slot| unsafe { (&raw const (*slot).id).read_volatile() == id })
+}
+
+/// The application goes on with the activity's trace by spans of its own.
+#[inline(always)]
+pub(crate) fn mark_own_tracing(id: u64) {
+    if let Some(slot) = slot(id) {
+        // SAFETY: map memory. The activity that is asked about was just found; should it end
+        // in this moment, a neighbour's span is left out, not given to a wrong parent.
+        unsafe {
+            if (&raw const (*slot).id).read_volatile() == id {
+                (*slot).own_tracing = 1;
+            }
+        }
+    }
+}
+
+/// The request was answered: no later work belongs to it. Answers whether the application
+/// traced it itself; `None` if the activity was not there.
+#[inline(always)]
+pub(crate) fn end_activity(id: u64) -> Option<bool> {
+    let slot = slot(id)?;
+    // SAFETY: map memory; who bears the id has taken the slot, and gives it back.
+    unsafe {
+        if (&raw const (*slot).id).read_volatile() != id {
+            return None;
+        }
+        let own_tracing = (*slot).own_tracing != 0;
+        (&raw mut (*slot).id).write_volatile(0);
+        unlock(&raw mut (*slot).taken);
+        Some(own_tracing)
+    }
 }
 
 /// What a task works on.

@@ -108,35 +108,15 @@ impl TraceparentValue {
         if !dashes || high == 0xff || low == 0xff {
             return false;
         }
-        let words = [word(3), word(11), word(19), word(27), word(36), word(44)];
-        // By hand: `map` leaves types in the kernel half's BTF that the kernel refuses.
-        let values = [
-            hex_value(words[0]),
-            hex_value(words[1]),
-            hex_value(words[2]),
-            hex_value(words[3]),
-            hex_value(words[4]),
-            hex_value(words[5]),
-        ];
-        // Written again they must give the same digits: that holds for lower-case hex only.
-        let mut differs = 0;
-        let mut i = 0;
-        while i < 6 {
-            differs |= hex_digits(values[i]) ^ words[i];
-            i += 1;
-        }
-        if differs != 0 {
+        let mut value = Self { len: VALUE_LEN as u8, flags: (high << 4) | low, ..Self::default() };
+        // One after the other: all at once they do not fit on the kernel's stack.
+        let read = join(take_eight(word(3)), take_eight(word(11)), &mut value.trace_id_hi)
+            && join(take_eight(word(19)), take_eight(word(27)), &mut value.trace_id_lo)
+            && join(take_eight(word(36)), take_eight(word(44)), &mut value.span_id);
+        if !read {
             return false;
         }
-        let join = |a: u32, b: u32| ((a as u64) << 32) | b as u64;
-        *self = Self {
-            trace_id_hi: join(values[0], values[1]),
-            trace_id_lo: join(values[2], values[3]),
-            span_id: join(values[4], values[5]),
-            len: VALUE_LEN as u8,
-            flags: (high << 4) | low,
-            ..Self::default()
-        };
+        *self = value;
         true
     }
 
@@ -192,6 +172,21 @@ const fn hex_value(digits: u64) -> u32 {
     let x = ((x & 0x000f_000f_000f_000f) << 4) | ((x >> 8) & 0x000f_000f_000f_000f);
     let x = (x | (x >> 8)) & 0x0000_ffff_0000_ffff;
     ((x | (x >> 16)) as u32).swap_bytes()
+}
+
+/// The value of eight lower-case hex digits. Above 32 bits: they were none.
+#[inline(always)]
+const fn take_eight(digits: u64) -> u64 {
+    let value = hex_value(digits);
+    // Written again it must give the same digits: that holds for lower-case hex only.
+    if hex_digits(value) == digits { value as u64 } else { u64::MAX }
+}
+
+/// Puts two halves together, if both are some.
+#[inline(always)]
+const fn join(high: u64, low: u64, to: &mut u64) -> bool {
+    *to = (high << 32) | low;
+    high <= u32::MAX as u64 && low <= u32::MAX as u64
 }
 
 /// Sixteen hex digits of an id, as two little-endian words.

@@ -5,14 +5,14 @@ use tracewire_common::parse::http1::{Body, Event, Http1, Window};
 
 /// Feeds `bytes` until something of note happens; the bytes taken, and the event.
 fn feed(http1: &mut Http1, bytes: &[u8]) -> (usize, Event) {
-    let mut window: Window = [b'\n'; size_of::<Window>()];
-    window[..bytes.len()].copy_from_slice(bytes);
+    let mut window = Window([b'\n'; size_of::<Window>()]);
+    window.0[..bytes.len()].copy_from_slice(bytes);
     let mut at = 0;
     while at < bytes.len() {
         let left = (bytes.len() - at) as u32;
         let (taken, event) = http1.step(&window, at as u32, bytes.len() as u32, left);
         at += taken as usize;
-        if !matches!(event, Event::None | Event::MessageStart) {
+        if event != Event::None {
             return (at, event);
         }
     }

@@ -83,9 +83,9 @@ impl Layout {
     pub const PLAIN: Self = Self { load: WINDOW, offset: 0, garbage: Garbage::Byte(b'\n') };
 
     fn window(&self) -> Window {
-        let mut window: Window = [0; size_of::<Window>()];
+        let mut window = Window([0; size_of::<Window>()]);
         let mut noise = Noise::new(if let Garbage::Random(seed) = self.garbage { seed } else { 0 });
-        for (at, byte) in window.iter_mut().enumerate() {
+        for (at, byte) in window.0.iter_mut().enumerate() {
             *byte = match self.garbage {
                 Garbage::Byte(byte) => byte,
                 Garbage::HeadEnds => b"\r\n\r\n"[at % 4],
@@ -225,7 +225,7 @@ impl Reading<'_> {
     fn load(&mut self, window: &mut Window, layout: &Layout, piece_end: usize) {
         let offset = layout.offset % WINDOW;
         let len = (piece_end - self.at).min(layout.load.max(1)).min(WINDOW - offset);
-        window[offset..offset + len].copy_from_slice(&self.bytes[self.at..self.at + len]);
+        window.0[offset..offset + len].copy_from_slice(&self.bytes[self.at..self.at + len]);
         let base = self.at;
         let end = (offset + len) as u32;
         let mut idle = 0;
@@ -234,6 +234,7 @@ impl Reading<'_> {
             let available = (piece_end - self.at) as u32;
             let content = self.http1.content();
             let head_len = self.http1.head_len();
+            let was_at_start = self.http1.is_at_start();
             let (taken, event) = self.http1.step(window, at, end, available);
             assert!(taken <= available, "took {taken} of {available} bytes");
             idle = if taken == 0 { idle + 1 } else { 0 };
@@ -241,8 +242,14 @@ impl Reading<'_> {
             assert!(idle < 2 || over, "stood still at {} ({:?})", self.at, self.http1);
             let from = self.at;
             self.at += taken as usize;
+            let starts = was_at_start && !self.http1.is_at_start() && event != Event::NotHttp;
+            if starts {
+                assert!(taken > 0, "a message starts with a byte");
+                self.messages.push(Message { start: from, ..Message::default() });
+            }
+            let head_len = if starts { 0 } else { head_len };
             let passed = self.http1.content().wrapping_sub(content) == taken as u64;
-            if taken > 0 && passed && event != Event::MessageStart && !self.http1.is_in_head() {
+            if taken > 0 && passed && !starts && !self.http1.is_in_head() {
                 // The content of a message grew by just what was taken.
                 if let Some(message) = self.messages.last_mut() {
                     message.content.extend_from_slice(&self.bytes[from..self.at]);
@@ -250,20 +257,16 @@ impl Reading<'_> {
             } else if !self.http1.is_opaque() {
                 assert!(at + taken <= end, "took bytes behind the window that are no body");
             }
-            if self.http1.is_in_head() && event != Event::MessageStart {
+            if self.http1.is_in_head() {
                 assert_eq!(self.http1.head_len(), head_len + taken, "bytes of the head miscounted");
             }
-            self.react(event, from);
+            self.react(event);
         }
     }
 
-    fn react(&mut self, event: Event, from: usize) {
+    fn react(&mut self, event: Event) {
         match event {
             Event::None => {}
-            Event::MessageStart => {
-                assert!(self.at > from, "a message starts with a byte");
-                self.messages.push(Message { start: from, ..Message::default() });
-            }
             Event::HeadEnd => self.head_end(),
             Event::MessageEnd => self.message_end(),
             Event::NotHttp => self.ending = Some(Ending::NotHttp(self.at)),
@@ -285,7 +288,7 @@ impl Reading<'_> {
         assert_eq!(self.http1.head_len() as usize, self.at - message.start, "head length");
         let body = if self.http1.is_request() { Body::Framed } else { self.response_body(status) };
         let event = self.http1.begin_body(body);
-        self.react(event, self.at);
+        self.react(event);
     }
 
     /// RFC 9112 §6.3, the rules that the head alone does not tell.

@@ -39,7 +39,7 @@ pub(crate) fn on_connect(ctx: &SockAddrContext) {
         (*connection).tid = id as u32;
         (*connection).cgroup_id = bpf_get_current_cgroup_id();
         (*connection).opener = match state::task(id as u32) {
-            Some(task) if state::activity(task.activity).is_some() => task.activity,
+            Some(task) if state::is_going_on(task.activity) => task.activity,
             _ => 0,
         };
     }

@@ -10,9 +10,10 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use tracewire_common::config::{HEAD_CAPTURE, WINDOW};
 use tracewire_common::connection::Connection;
 use tracewire_common::counter::Counter;
-use tracewire_common::parse::http1::Event;
+use tracewire_common::parse::http1::{Event, Http1, Window};
 use tracewire_common::stream::{MAX_GUESSES, Placement, Stream, TRUSTED};
 
+use crate::bounds::masked;
 use crate::emit;
 use crate::scratch::{Scratch, claim, release, try_lock, unlock};
 use crate::socket::{ending, exchange};
@@ -219,14 +220,30 @@ fn capture(drive: &mut Drive, stream: &mut Stream) {
 /// One step. Answers 0 to go on, 1 to stop.
 unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *mut Drive) -> i64 {
     // SAFETY: `read_locked` passes its own `drive`, whose pointers are live.
+    let stops = unsafe { advance::<S, REQUESTS>(&mut *drive) };
+    // The compiler takes the answer from whatever register holds the same number, and old
+    // verifiers say `At callback return the register R0 has value (0x0; 0xffffffff)`.
+    masked::<2>(stops) as i64
+}
+
+/// Takes some bytes, and does what comes of them. Answers 0 to go on, 1 to stop.
+///
+/// # Safety
+///
+/// The pointers in `drive` must be live.
+#[inline(always)]
+unsafe fn advance<S: Source, const REQUESTS: bool>(drive: &mut Drive) -> u32 {
+    // SAFETY: the caller's promise.
     unsafe {
-        let drive = &mut *drive;
         if drive.stop != 0 || drive.at >= drive.end {
             return 1;
         }
         let stream = &mut *stream_of::<REQUESTS>(drive.connection);
 
-        if drive.at < drive.window_start || drive.at >= drive.window_end {
+        let starts = stream.http1.is_at_start();
+        // A head is to lie at the front of the window, to be sent from there.
+        let elsewhere = REQUESTS && starts && drive.at != drive.window_start;
+        if elsewhere || drive.at < drive.window_start || drive.at >= drive.window_end {
             if REQUESTS {
                 capture(drive, stream);
             }
@@ -240,10 +257,19 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
             drive.stop = 1;
             return 1;
         }
-        let window = &(*drive.scratch).window;
         let available = drive.end.wrapping_sub(drive.at);
-        let (taken, event) = stream.http1.step(window, in_window, window_len, available);
-        drive.at = drive.at.wrapping_add(taken);
+        let step = take_step(
+            &raw mut stream.http1,
+            &raw const (*drive.scratch).window,
+            in_window,
+            window_len,
+            available,
+        );
+        drive.at = drive.at.wrapping_add(step as u32);
+        let event = event_of((step >> 32) as u32);
+        if starts && !stream.http1.is_at_start() {
+            stream.started_ns = drive.now;
+        }
 
         match event {
             Event::None => {
@@ -256,13 +282,6 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
                     && !stream.http1.is_announced()
                 {
                     S::request_head(drive, stream, 1);
-                }
-            }
-            Event::MessageStart => {
-                stream.started_ns = drive.now;
-                // The head is to lie at the front of the window, to be sent from there.
-                if REQUESTS && in_window != 0 && !load::<S>(drive, drive.at.wrapping_sub(taken)) {
-                    return 1;
                 }
             }
             Event::HeadEnd if REQUESTS => {
@@ -309,6 +328,42 @@ unsafe extern "C" fn step<S: Source, const REQUESTS: bool>(_index: u32, drive: *
         }
     }
     0
+}
+
+/// [`Http1::step`], as a global function: the verifier looks at it once, by itself, and
+/// not again in each place and each state that it is called in. Answers the bytes taken,
+/// and in the upper half the event.
+///
+/// # Safety
+///
+/// The pointers must be null or valid: the verifier asks for no more.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) unsafe extern "C" fn take_step(
+    http1: *mut Http1,
+    window: *const Window,
+    at: u32,
+    end: u32,
+    available: u32,
+) -> u64 {
+    if http1.is_null() || window.is_null() {
+        return (Event::NotHttp as u64) << 32;
+    }
+    // SAFETY: checked for null, and valid by the caller's promise.
+    let (taken, event) = unsafe { (*http1).step(&*window, at, end, available) };
+    taken as u64 | ((event as u64) << 32)
+}
+
+/// The event that a number stands for.
+#[inline(always)]
+fn event_of(number: u32) -> Event {
+    match number {
+        0 => Event::None,
+        1 => Event::HeadEnd,
+        2 => Event::MessageEnd,
+        4 => Event::Held,
+        _ => Event::NotHttp,
+    }
 }
 
 /// Loads the window at `at`.

@@ -25,7 +25,7 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
     let status = stream.http1.status();
     let in_flight = connection.opened.wrapping_sub(connection.answered);
     let mut flags = 0;
-    let place = connection.answered as usize & (PIPELINE_DEPTH - 1);
+    let place = connection.place_of(connection.answered);
     if in_flight > 0
         && let Some(exchange) = connection.exchanges.get_mut(place)
     {
@@ -110,16 +110,15 @@ fn close_oldest(
     content: u64,
 ) {
     let sequence = connection.answered;
-    let place = sequence as usize & (PIPELINE_DEPTH - 1);
+    let place = connection.place_of(sequence);
     let Some(exchange) = connection.exchanges.get(place) else { return };
     let exchange = *exchange;
     connection.answered = sequence.wrapping_add(1);
     let mut own = exchange.flags & EXCHANGE_OWN_TRACING != 0;
     if connection.role == Role::Server as u8 {
-        if let Some(activity) = state::activity(exchange.span_id) {
-            own = activity.own_tracing != 0;
+        if let Some(own_tracing) = state::end_activity(exchange.span_id) {
+            own = own_tracing;
         }
-        state::end_activity(exchange.span_id);
     } else if own {
         // A client's exchange of the application's own tracing was never recorded.
         return;
@@ -137,7 +136,7 @@ fn close_oldest(
         // Answered before its body was sent: what there was of it.
         connection.requests.http1.content()
     };
-    emit::exchange_closed(|record| {
+    emit::exchange_closed(now, |record| {
         record.header = emit::header(KIND_EXCHANGE_CLOSED, 0);
         record.connection = connection.cookie;
         record.response_ns = exchange.response_ns;
@@ -162,8 +161,8 @@ fn follow_pipeline(connection: &mut Connection, task: u64) {
     if connection.role != Role::Server as u8 || connection.opened == connection.answered {
         return;
     }
-    let last = connection.answered.wrapping_sub(1) as usize & (PIPELINE_DEPTH - 1);
-    let next = connection.answered as usize & (PIPELINE_DEPTH - 1);
+    let last = connection.place_of(connection.answered.wrapping_sub(1));
+    let next = connection.place_of(connection.answered);
     let (Some(last), Some(next)) = (connection.exchanges.get(last), connection.exchanges.get(next))
     else {
         return;
@@ -254,6 +253,6 @@ pub(crate) fn make_opaque(connection: &mut Connection) {
             connection: connection.cookie,
         };
         // SAFETY: a whole record on the stack.
-        unsafe { emit::output((&raw const record).cast(), size_of::<ConnectionEvent>() as u64) };
+        unsafe { emit::output((&raw const record).cast(), size_of::<ConnectionEvent>() as u64, 0) };
     }
 }

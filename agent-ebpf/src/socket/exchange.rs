@@ -3,8 +3,8 @@
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use tracewire_common::config::{HEAD_CAPTURE, PIPELINE_DEPTH};
 use tracewire_common::connection::{
-    Activity, Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD, EXCHANGE_OWN_TRACING,
-    EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED, Exchange,
+    Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD, EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE,
+    EXCHANGE_SAMPLED, Exchange,
 };
 use tracewire_common::context::{FLAG_SAMPLED, TraceContext, is_sampled_at};
 use tracewire_common::counter::Counter;
@@ -26,35 +26,72 @@ pub(crate) struct Origin {
     pub(crate) context: TraceContext,
     pub(crate) parent: u64,
     pub(crate) activity: u64,
-    pub(crate) correlation: Correlation,
+    /// [`Correlation`]: the rule that found the parent. A number, since the verifier would
+    /// follow all that comes after it once for each of its values.
+    pub(crate) correlation: u8,
 }
 
-#[inline(always)]
-fn random_u64() -> u64 {
-    // SAFETY: no arguments.
-    let (hi, lo) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
-    ((hi as u64) << 32) | lo as u64
+/// Random ids, all of one drawing: a call of the helper costs more than any mixing.
+#[derive(Clone, Copy)]
+pub(crate) struct Ids {
+    drawn: u64,
+    now: u64,
 }
 
-/// A random id; never zero (W3C Trace Context §3.2.2.4).
+impl Ids {
+    /// Draws. `now` in ns of `CLOCK_MONOTONIC`.
+    #[inline(always)]
+    pub(crate) fn draw(now: u64) -> Self {
+        // SAFETY: no arguments.
+        let (hi, lo) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
+        Self { drawn: ((hi as u64) << 32) | lo as u64, now }
+    }
+
+    /// The id of a span, or another of the same drawing; never zero (W3C §3.2.2.4).
+    #[inline(always)]
+    pub(crate) fn span(&self, attempt: u64) -> u64 {
+        let id = mixed(self.drawn.wrapping_add((attempt + 1).wrapping_mul(GOLDEN)));
+        if id == 0 { 1 } else { id }
+    }
+
+    /// The lower half of a trace id.
+    #[inline(always)]
+    fn trace_lo(&self) -> u64 {
+        mixed(self.drawn)
+    }
+
+    /// The upper half: two hosts that draw the same number do so at different times of
+    /// their clocks.
+    #[inline(always)]
+    fn trace_hi(&self) -> u64 {
+        let id = mixed(mixed(self.now) ^ self.drawn.rotate_left(32));
+        if id == 0 { 1 } else { id }
+    }
+}
+
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The output function of SplitMix64 (Steele, Lea, Flood 2014): one to one, and each bit of
+/// the input changes half of the bits.
 #[inline(always)]
-fn new_id() -> u64 {
-    let id = random_u64();
-    if id == 0 { 1 } else { id }
+fn mixed(number: u64) -> u64 {
+    let z = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// The context of a new trace, sampled by the ratio in force.
 #[inline(always)]
-fn new_trace() -> TraceContext {
-    let trace_id_lo = random_u64();
+fn new_trace(ids: &Ids) -> TraceContext {
+    let trace_id_lo = ids.trace_lo();
     let threshold = match state::config() {
         Some(config) => config.sampling_threshold,
         None => 0,
     };
     TraceContext {
-        trace_id_hi: new_id(),
+        trace_id_hi: ids.trace_hi(),
         trace_id_lo,
-        span_id: new_id(),
+        span_id: ids.span(0),
         flags: if is_sampled_at(trace_id_lo, threshold) { FLAG_SAMPLED } else { 0 },
         pad: [0; 7],
     }
@@ -91,7 +128,10 @@ fn take_place(connection: &mut Connection) -> Option<&mut Exchange> {
         refuse(connection);
         return None;
     }
-    let place = connection.opened as usize & (PIPELINE_DEPTH - 1);
+    if connection.opened == connection.answered {
+        connection.base = connection.opened;
+    }
+    let place = connection.place_of(connection.opened);
     connection.exchanges.get_mut(place)
 }
 
@@ -101,11 +141,16 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
     // SAFETY: live while the program runs.
     let connection = unsafe { &mut *drive.connection };
     let facts = stream.http1.facts();
+    let ids = Ids::draw(drive.now);
     let (mut context, parent, correlation) = match context_in_head(stream) {
-        Some(received) => (received, received.span_id, Correlation::Wire),
-        None => (new_trace(), 0, Correlation::None),
+        Some(received) => (received, received.span_id, Correlation::Wire as u8),
+        None => (new_trace(&ids), 0, Correlation::None as u8),
     };
-    context.span_id = new_id();
+    if is_full(connection) {
+        refuse(connection);
+        return;
+    }
+    context.span_id = state::begin_activity(&ids, &context, parent);
     let Some(exchange) = take_place(connection) else { return };
     *exchange = Exchange {
         span_id: context.span_id,
@@ -115,47 +160,41 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
         flags: exchange_flags(facts, &context),
         pad: [0; 3],
     };
-    let activity = Activity {
-        trace_id_hi: context.trace_id_hi,
-        trace_id_lo: context.trace_id_lo,
-        received_parent: parent,
-        flags: context.flags,
-        own_tracing: 0,
-        pad: [0; 6],
-    };
-    state::begin_activity(context.span_id, &activity);
     let origin = Origin { context, parent, activity: 0, correlation };
-    opened(drive, stream, &origin, Outcome::NotApplicable);
+    opened(drive, stream, &origin, Outcome::NotApplicable as u8);
 }
 
 /// Which activity sends this request, and so where it stands in its trace.
 #[inline(always)]
-pub(crate) fn origin_of_request(connection: &Connection, task: u64) -> Origin {
+pub(crate) fn origin_of_request(connection: &Connection, task: u64, now: u64) -> Origin {
+    let ids = Ids::draw(now);
     let is_first = connection.opened == 0 && connection.overflow == 0;
     // Rule 3: the first request on a connection belongs to the activity that opened it.
-    if is_first && let Some(origin) = origin_in(connection.opener, Correlation::Connect) {
+    if is_first && let Some(origin) = origin_in(connection.opener, Correlation::Connect as u8, &ids)
+    {
         return origin;
     }
     // Rules 1, 2 and 4 left the activity with the task.
-    if let Some(task) = state::task(task as u32) {
-        let correlation = match Correlation::try_from(task.correlation) {
-            Ok(correlation) => correlation,
-            Err(_) => Correlation::None,
-        };
-        if let Some(origin) = origin_in(task.activity, correlation) {
-            return origin;
-        }
+    if let Some(task) = state::task(task as u32)
+        && let Some(origin) = origin_in(task.activity, task.correlation, &ids)
+    {
+        return origin;
     }
-    Origin { context: new_trace(), parent: 0, activity: 0, correlation: Correlation::None }
+    Origin {
+        context: new_trace(&ids),
+        parent: 0,
+        activity: 0,
+        correlation: Correlation::None as u8,
+    }
 }
 
 #[inline(always)]
-fn origin_in(id: u64, correlation: Correlation) -> Option<Origin> {
+fn origin_in(id: u64, correlation: u8, ids: &Ids) -> Option<Origin> {
     let activity = state::activity(id)?;
     let context = TraceContext {
         trace_id_hi: activity.trace_id_hi,
         trace_id_lo: activity.trace_id_lo,
-        span_id: new_id(),
+        span_id: ids.span(0),
         flags: activity.flags,
         pad: [0; 7],
     };
@@ -191,7 +230,7 @@ pub(crate) fn own_header(stream: &Stream, origin: &Origin) -> OwnHeader {
     if same_trace {
         // The application went on with the trace by a span of its own: it has a server
         // span as well, and ours would stand beside it.
-        activity.own_tracing = 1;
+        state::mark_own_tracing(origin.activity);
     }
     OwnHeader::Own
 }
@@ -202,7 +241,7 @@ pub(crate) fn open_client(
     drive: &mut Drive,
     stream: &mut Stream,
     origin: &Origin,
-    outcome: Outcome,
+    outcome: u8,
     own_tracing: bool,
 ) {
     // SAFETY: live while the program runs.
@@ -249,12 +288,12 @@ fn exchange_flags(facts: u16, context: &TraceContext) -> u16 {
 
 /// Records that the exchange whose place was just taken has begun.
 #[inline(always)]
-fn opened(drive: &mut Drive, stream: &mut Stream, origin: &Origin, outcome: Outcome) {
+fn opened(drive: &mut Drive, stream: &mut Stream, origin: &Origin, outcome: u8) {
     // SAFETY: live while the program runs.
     let connection = unsafe { &mut *drive.connection };
     let sequence = connection.opened;
     connection.opened = sequence.wrapping_add(1);
-    if outcome as u8 != Outcome::NotApplicable as u8 {
+    if outcome != Outcome::NotApplicable as u8 {
         count_outcome(outcome);
     }
     if !origin.context.is_sampled() {
@@ -286,15 +325,15 @@ fn opened(drive: &mut Drive, stream: &mut Stream, origin: &Origin, outcome: Outc
     record.remote_port = connection.remote_port;
     record.ip_version = connection.ip_version;
     record.role = connection.role;
-    record.correlation = origin.correlation as u8;
-    record.outcome = outcome as u8;
+    record.correlation = origin.correlation;
+    record.outcome = outcome;
     record.sequence = sequence;
     record.tgid = connection.tgid;
     record.tid = connection.tid;
     record.head_len = head_len;
     record.head_offset = head_offset;
     record.pad = 0;
-    emit::exchange_opened(drive.scratch, data_len);
+    emit::exchange_opened(drive.scratch, data_len, drive.now);
 }
 
 /// After a request's head: its body, or the wait for an answer to `Upgrade` or `CONNECT`.
@@ -312,7 +351,7 @@ pub(crate) fn request_end(connection: *mut Connection, stream: &mut Stream) {
     let connection = unsafe { &mut *connection };
     let facts = stream.http1.facts();
     if connection.overflow == 0 {
-        let place = connection.opened.wrapping_sub(1) as usize & (PIPELINE_DEPTH - 1);
+        let place = connection.place_of(connection.opened.wrapping_sub(1));
         if let Some(exchange) = connection.exchanges.get_mut(place) {
             exchange.request_bytes = stream.http1.content();
             exchange.flags |= EXCHANGE_REQUEST_DONE;

@@ -3,8 +3,7 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_fullsock,
-    bpf_skb_load_bytes,
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_fullsock, bpf_skb_load_bytes,
 };
 use aya_ebpf::programs::SkBuffContext;
 use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
@@ -13,7 +12,7 @@ use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Outcome, Role};
 use tracewire_common::stream::Stream;
 
-use crate::bounds::bounded;
+use crate::bounds::{filling, masked};
 use crate::scratch::{claim, release};
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::{ending, exchange, track};
@@ -90,6 +89,62 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
 /// `skb` must be the program's context.
 #[inline(always)]
 unsafe fn segment(skb: *mut __sk_buff) -> Option<Segment> {
+    // SAFETY: the caller's promise; what is read lies below the packet's end.
+    unsafe {
+        let start = (*skb).data as usize as *const u8;
+        let end = (*skb).data_end as usize as *const u8;
+        if start.wrapping_add(40) > end {
+            return segment_in_pieces(skb);
+        }
+        let first = *start;
+        let tcp_at = if first >> 4 == 4 {
+            ((first & 0x0f) as u32) * 4
+        } else if first >> 4 == 6 && *start.add(6) as u32 == IPPROTO_TCP {
+            // Extension headers are not followed: such packets count as a gap.
+            40
+        } else {
+            return None;
+        };
+        let tcp = start.wrapping_add(masked::<64>(tcp_at) as usize);
+        if tcp.wrapping_add(16) > end {
+            return segment_in_pieces(skb);
+        }
+        let seq = [*tcp.add(4), *tcp.add(5), *tcp.add(6), *tcp.add(7)];
+        segment_of(skb, tcp_at, seq, *tcp.add(12), *tcp.add(13))
+    }
+}
+
+/// What the fields of the TCP header say.
+///
+/// # Safety
+///
+/// `skb` must be the program's context.
+#[inline(always)]
+unsafe fn segment_of(
+    skb: *mut __sk_buff,
+    tcp_at: u32,
+    seq: [u8; 4],
+    data_offset: u8,
+    flags: u8,
+) -> Option<Segment> {
+    let payload_at = tcp_at + ((data_offset >> 4) as u32) * 4;
+    // `len` counts from the network header; a large packet of several segments says
+    // nothing reliable in its own length field.
+    // SAFETY: the caller's promise.
+    let len = unsafe { (*skb).len };
+    if len < payload_at {
+        return None;
+    }
+    Some(Segment { payload_at, payload_len: len - payload_at, seq: u32::from_be_bytes(seq), flags })
+}
+
+/// As [`segment`], where the headers do not lie in the packet's first piece.
+///
+/// # Safety
+///
+/// `skb` must be the program's context.
+#[inline(always)]
+unsafe fn segment_in_pieces(skb: *mut __sk_buff) -> Option<Segment> {
     let mut ip = [0u8; 8];
     // SAFETY: the caller's promise; each destination is a local of the length given.
     unsafe {
@@ -99,7 +154,6 @@ unsafe fn segment(skb: *mut __sk_buff) -> Option<Segment> {
         let tcp_at = if ip[0] >> 4 == 4 {
             ((ip[0] & 0x0f) as u32) * 4
         } else if ip[0] >> 4 == 6 && ip[6] as u32 == IPPROTO_TCP {
-            // Extension headers are not followed: such packets count as a gap.
             40
         } else {
             return None;
@@ -108,19 +162,7 @@ unsafe fn segment(skb: *mut __sk_buff) -> Option<Segment> {
         if bpf_skb_load_bytes(skb.cast(), tcp_at, tcp.as_mut_ptr().cast(), 16) != 0 {
             return None;
         }
-        let payload_at = tcp_at + ((tcp[12] >> 4) as u32) * 4;
-        // `len` counts from the network header; a large packet of several segments
-        // says nothing reliable in its own length field.
-        let len = (*skb).len;
-        if len < payload_at {
-            return None;
-        }
-        Some(Segment {
-            payload_at,
-            payload_len: len - payload_at,
-            seq: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-            flags: tcp[13],
-        })
+        segment_of(skb, tcp_at, [tcp[4], tcp[5], tcp[6], tcp[7]], tcp[12], tcp[13])
     }
 }
 
@@ -185,7 +227,7 @@ unsafe fn read_payload<const EGRESS: bool>(
             now,
             // Packets that leave mostly do so in the task that sends them; what arrives
             // interrupts any task.
-            task: if EGRESS { bpf_get_current_pid_tgid() } else { 0 },
+            task: if EGRESS { state::task_of_packet() } else { 0 },
         };
         if (*connection).role == Role::Unknown as u8 {
             guess_role::<EGRESS>(skb, connection, segment);
@@ -301,7 +343,7 @@ unsafe fn keep_early_data(skb: *mut __sk_buff, sk: *mut bpf_sock) {
             count(Counter::EarlyHeadsTruncated);
         }
         (*data).len = len;
-        if let Some(len) = bounded(len, WINDOW as u32) {
+        if let Some(len) = filling::<{ WINDOW as u32 }>(len) {
             let to = (&raw mut (*data).bytes).cast();
             if bpf_skb_load_bytes(skb.cast(), segment.payload_at, to, len) == 0 {
                 state::keep_early(&key, &*data);
@@ -352,7 +394,7 @@ unsafe fn early_key(skb: *mut __sk_buff, local_port: u16) -> Option<EarlyKey> {
 /// `drive.source` must be the program's context.
 #[inline(always)]
 unsafe fn load_packet(drive: &mut Drive, at: u32, len: u32) -> bool {
-    let Some(len) = bounded(len, WINDOW as u32) else { return false };
+    let Some(len) = filling::<{ WINDOW as u32 }>(len) else { return false };
     // SAFETY: the caller's promise; the window is that long.
     unsafe {
         bpf_skb_load_bytes(
@@ -413,9 +455,10 @@ impl Source for ClientPacket {
             Outcome::Missed
         };
         // SAFETY: live while the program runs.
-        let origin = exchange::origin_of_request(unsafe { &*drive.connection }, drive.task);
+        let origin =
+            exchange::origin_of_request(unsafe { &*drive.connection }, drive.task, drive.now);
         let own = exchange::own_header(stream, &origin);
         let own_tracing = own == exchange::OwnHeader::Own;
-        exchange::open_client(drive, stream, &origin, outcome, own_tracing);
+        exchange::open_client(drive, stream, &origin, outcome as u8, own_tracing);
     }
 }

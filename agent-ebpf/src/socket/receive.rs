@@ -2,7 +2,6 @@
 
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
-use tracewire_common::config::PIPELINE_DEPTH;
 use tracewire_common::connection::CONN_OPAQUE;
 use tracewire_common::outcome::{Correlation, Role};
 
@@ -34,7 +33,7 @@ pub(crate) fn on_receive(sk: *const c_void) {
         if connection.opened == connection.answered {
             return;
         }
-        let place = connection.answered as usize & (PIPELINE_DEPTH - 1);
+        let place = connection.place_of(connection.answered);
         if let Some(exchange) = connection.exchanges.get(place) {
             assign_task(tid, exchange.span_id, Correlation::Receive);
         }

@@ -14,7 +14,7 @@ use tracewire_common::parse::http1::{FACT_AMBIGUOUS, FACT_BROKEN, FACT_CHUNKED, 
 use tracewire_common::parse::traceparent::{HEADER_LEN, PARENT_OFFSET, hex_id, write_header};
 use tracewire_common::stream::{Placement, Stream};
 
-use crate::bounds::bounded;
+use crate::bounds::{filling, masked};
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::exchange::{self, Origin, OwnHeader};
 use crate::state::{self, config};
@@ -107,7 +107,7 @@ impl Source for Message {
     #[inline(always)]
     unsafe fn load(drive: &mut Drive, at: u32, len: u32) -> bool {
         let msg = drive.source.cast::<sk_msg_md>();
-        let Some(len) = bounded(len, WINDOW as u32) else { return false };
+        let Some(len) = filling::<{ WINDOW as u32 }>(len) else { return false };
         // SAFETY: the trait's promise. After the pull the first piece starts at `at`
         // and holds `len` bytes; the helper checks what it reads all the same.
         unsafe {
@@ -141,12 +141,24 @@ unsafe fn propagate(drive: &mut Drive, stream: &mut Stream, end_len: u32) {
         exchange::refuse(connection);
         return;
     }
-    let origin = exchange::origin_of_request(connection, drive.task);
+    let origin = exchange::origin_of_request(connection, drive.task, drive.now);
     let own = exchange::own_header(stream, &origin);
     let head_end = drive.at;
     // SAFETY: the caller's promise.
     let (outcome, grown) =
         unsafe { write_context(drive, stream, connection, &origin, own, end_len) };
+    // Through memory, so that the verifier forgets them: it would else follow what comes
+    // now once for each outcome (`BPF program is too large`).
+    // SAFETY: the claimed buffer is this program's.
+    let (outcome, grown) = unsafe {
+        let record = &raw mut (*drive.scratch).record;
+        (&raw mut (*record).outcome).write_volatile(outcome as u8);
+        (&raw mut (*record).head_len).write_volatile(grown);
+        (
+            (&raw const (*record).outcome).read_volatile(),
+            (&raw const (*record).head_len).read_volatile(),
+        )
+    };
     let own_tracing = own == OwnHeader::Own;
     exchange::open_client(drive, stream, &origin, outcome, own_tracing);
     if grown > 0 {
@@ -155,7 +167,7 @@ unsafe fn propagate(drive: &mut Drive, stream: &mut Stream, end_len: u32) {
         drive.window_end = 0;
         drive.end = drive.end.wrapping_add(grown);
         drive.at = head_end.wrapping_add(grown);
-        if outcome as u8 == Outcome::Injected as u8 {
+        if outcome == Outcome::Injected as u8 {
             // SAFETY: the caller's promise.
             unsafe { send_head_alone_if_large(drive) };
         }
@@ -212,6 +224,9 @@ unsafe fn write_context(
         if !has_room(drive, config, drive.at) {
             return (Outcome::NoRoom, 0);
         }
+        if state::may_build_heads() && drive.window_start == 0 && drive.at <= drive.window_end {
+            return build(drive, connection, origin, end_len);
+        }
         insert(drive, connection, origin, drive.at.wrapping_sub(end_len))
     }
 }
@@ -230,6 +245,131 @@ unsafe fn has_room(drive: &Drive, config: &KernelConfig, len: u32) -> bool {
         let used = read_u32(sk, config.off_sock_wmem_queued);
         let needed = (used as u64) + 2 * (len as u64 + HEADER_LEN as u64) + HEADROOM as u64;
         needed < limit as u64
+    }
+}
+
+/// Builds the head anew, header included, in front of the message, and takes the old one out:
+/// one page is allocated, and only the head is copied, where growing the message and then
+/// pulling it together takes two.
+///
+/// # Safety
+///
+/// As for [`propagate`]; the window holds the message from its start to `drive.at`.
+#[inline(always)]
+unsafe fn build(
+    drive: &mut Drive,
+    connection: &mut Connection,
+    origin: &Origin,
+    end_len: u32,
+) -> (Outcome, u32) {
+    let msg = drive.source.cast::<sk_msg_md>();
+    let old_len = drive.at;
+    let new_len = old_len + HEADER_LEN as u32;
+    // SAFETY: the caller's promise; what is written lies below the end of the first piece.
+    unsafe {
+        if bpf_msg_push_data(msg, 0, new_len, 0) != 0 {
+            return (Outcome::KernelRefused, 0);
+        }
+        if write_head(drive, msg, new_len, origin, end_len) {
+            if bpf_msg_pop_data(msg, new_len, old_len, 0) == 0 {
+                return (Outcome::Injected, HEADER_LEN as u32);
+            }
+        }
+        if bpf_msg_pop_data(msg, 0, new_len, 0) != 0 {
+            connection.flags |= CONN_POISONED;
+            return (Outcome::KernelRefused, new_len);
+        }
+    }
+    (Outcome::KernelRefused, 0)
+}
+
+/// Writes the head and the header to the front of a message. Answers whether all of it was.
+///
+/// # Safety
+///
+/// As for [`build`]; `msg` is the program's context.
+#[inline(always)]
+unsafe fn write_head(
+    drive: &Drive,
+    msg: *mut sk_msg_md,
+    new_len: u32,
+    origin: &Origin,
+    end_len: u32,
+) -> bool {
+    // SAFETY: the caller's promise; pointers are compared with the end of the piece, and the
+    // window is longer than what is read of it.
+    unsafe {
+        let (data, data_end) = first_piece(msg);
+        let window = (&raw const (*drive.scratch).window).cast::<u8>();
+        let mut at = 0usize;
+        // All that is written lies in the new piece, which is only that if it was not put
+        // together with an old one. What is copied behind the head is written over below.
+        if (data_end as usize).wrapping_sub(data as usize) != new_len as usize {
+            return false;
+        }
+        while at < WINDOW + HEADER_LEN / 8 * 8 {
+            let to = data.wrapping_add(at);
+            if to.wrapping_add(8) > data_end {
+                break;
+            }
+            copy_word(window.wrapping_add(at), to);
+            at += 8;
+        }
+        // Asked for again: the pointers would else carry how far they were compared, other in
+        // each round, and all that follows would be verified for each.
+        let (data, data_end) = first_piece(msg);
+        let place = masked::<{ 2 * WINDOW as u32 }>(drive.at.wrapping_sub(end_len)) as usize;
+        let header = data.wrapping_add(place);
+        let line_end = header.wrapping_add(HEADER_LEN);
+        if line_end.wrapping_add(1) > data_end {
+            return false;
+        }
+        write_header(&mut *header.cast::<[u8; HEADER_LEN]>(), &origin.context);
+        // A head that was scanned to its end, and is not ambiguous, ends with CR LF.
+        *line_end = b'\r';
+        if end_len > 1 {
+            if line_end.wrapping_add(2) > data_end {
+                return false;
+            }
+            *line_end.wrapping_add(1) = b'\n';
+        }
+    }
+    true
+}
+
+/// Where the first piece of a message starts and ends.
+///
+/// # Safety
+///
+/// `msg` must be the program's context.
+#[inline(always)]
+unsafe fn first_piece(msg: *mut sk_msg_md) -> (*mut u8, *mut u8) {
+    // SAFETY: the caller's promise; volatile, or the compiler asks once.
+    unsafe {
+        let data = (&raw const (*msg).__bindgen_anon_1.data).read_volatile();
+        let data_end = (&raw const (*msg).__bindgen_anon_2.data_end).read_volatile();
+        (data as usize as *mut u8, data_end as usize as *mut u8)
+    }
+}
+
+/// Copies eight bytes, wherever they lie: the compiler would make eight loads and stores of
+/// it, for this target.
+///
+/// # Safety
+///
+/// `from` must point to eight readable bytes, `to` to eight writable ones.
+#[inline(always)]
+unsafe fn copy_word(from: *const u8, to: *mut u8) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!(
+            "{word} = *(u64 *)({from} + 0)",
+            "*(u64 *)({to} + 0) = {word}",
+            word = out(reg) _,
+            from = in(reg) from,
+            to = in(reg) to,
+            options(nostack, preserves_flags),
+        );
     }
 }
 

@@ -14,7 +14,7 @@ use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Role};
 use tracewire_common::stream::Stream;
 
-use crate::bounds::bounded;
+use crate::bounds::filling;
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::{ending, exchange};
 use crate::state::{self, EarlyKey, config, count};
@@ -220,7 +220,7 @@ impl Source for Early {
         let at = at as usize & (WINDOW - 1);
         let left = (WINDOW - at) as u32;
         let len = if len > left { left } else { len };
-        let Some(len) = bounded(len, WINDOW as u32) else { return false };
+        let Some(len) = filling::<{ WINDOW as u32 }>(len) else { return false };
         // SAFETY: source and window both hold WINDOW bytes, `at + len` is no more.
         unsafe {
             let from = drive.source.cast::<state::EarlyData>();

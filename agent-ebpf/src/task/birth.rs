@@ -35,7 +35,7 @@ pub(crate) fn on_fork(child: *const c_void) {
     let (parent_tgid, parent_tid) = ((parent >> 32) as u32, parent as u32);
     if let Some(inherited) = state::task(parent_tid) {
         let activity = inherited.activity;
-        if state::activity(activity).is_some() {
+        if state::is_going_on(activity) {
             assign_task(read_u32(child, config.off_task_pid), activity, Correlation::Birth);
         }
     }
@@ -74,5 +74,5 @@ fn report(kind: u16, tgid: u32, parent_tgid: u32) {
         parent_tgid,
     };
     // SAFETY: a whole record on the stack.
-    unsafe { emit::output((&raw const record).cast(), size_of::<ProcessEvent>() as u64) };
+    unsafe { emit::output((&raw const record).cast(), size_of::<ProcessEvent>() as u64, 0) };
 }

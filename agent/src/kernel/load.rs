@@ -5,7 +5,7 @@ use std::collections::{HashMap as StdHashMap, HashSet};
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf, SkStorage, SockHash};
 use aya::programs::SkMsg;
-use aya::{Ebpf, EbpfLoader, Pod};
+use aya::{Ebpf, Pod};
 use tracewire_common::config::{
     KernelConfig, PORT_EXCLUDED, PORT_INCLUDED, PROCESS_ALLOWED, PROCESS_EXCLUDED, PROPAGATE_HTTP1,
 };
@@ -114,7 +114,7 @@ impl Kernel {
                 })
                 .ok()
         });
-        let mut loader = EbpfLoader::new();
+        let mut loader = programs::loader();
         if let Some(pinned) = &pinned {
             loader
                 .map_pin_path("ENROLLED", pinned.enrolled())
@@ -123,7 +123,7 @@ impl Kernel {
         let mut ebpf = loader
             .map_max_entries("RECORDS", settings.ring_bytes)
             .map_max_entries("ENROLLED", settings.max_connections)
-            .map_max_entries("ACTIVITIES", settings.max_activities)
+            .map_max_entries("ACTIVITIES", activity_slots(settings))
             .map_max_entries("TASKS", settings.max_activities)
             .load(programs::object())
             .context("the kernel refused the agent's maps; smaller --ring-bytes, --max-connections or --max-activities may help")?;
@@ -287,6 +287,11 @@ fn propagation_name(outcome: Outcome) -> &'static str {
     }
 }
 
+/// Slots for activities: a power of two, so that a mask finds one.
+fn activity_slots(settings: &KernelSettings) -> u32 {
+    settings.max_activities.checked_next_power_of_two().unwrap_or(1 << 31)
+}
+
 fn kernel_config(scope: &Scope, settings: &KernelSettings) -> Result<KernelConfig> {
     let types = KernelTypes::of_kernel()?;
     let offset = |structure: &str, member: &str| types.offset(structure, member);
@@ -317,7 +322,7 @@ fn kernel_config(scope: &Scope, settings: &KernelSettings) -> Result<KernelConfi
         off_mm_env_start: offset("mm_struct", "env_start")?,
         off_mm_env_end: offset("mm_struct", "env_end")?,
         off_binprm_interp: offset("linux_binprm", "interp")?,
-        pad: 0,
+        activity_mask: activity_slots(settings) - 1,
     })
 }
 

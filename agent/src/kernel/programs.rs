@@ -1,10 +1,12 @@
 //! The programs, what each is for, and how each is loaded and attached.
 
 use anyhow::{Context, Result, bail};
-use aya::programs::{CgroupAttachMode, Program, ProgramError};
-use aya::{Btf, Ebpf};
+use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
+use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::enrolment::{self, Readability};
+use super::requirements::release;
 use super::scope::Scope;
 
 /// The eBPF object, built by `cargo xtask build`.
@@ -82,6 +84,31 @@ pub(crate) struct Trial {
     pub(crate) readability: Result<Readability, String>,
 }
 
+/// A loader that knows what the programs have to know of this kernel before they are loaded.
+pub(super) fn loader() -> EbpfLoader<'static> {
+    // What cannot be probed is tried: loading says what is wrong then.
+    let packets_know_task =
+        is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_get_current_pid_tgid)
+            .unwrap_or(true);
+    let mut loader = EbpfLoader::new();
+    loader.override_global("PACKETS_KNOW_TASK", yes_or_no(packets_know_task), true);
+    loader.override_global("HEADS_ARE_BUILT", yes_or_no(pop_data_is_right()), true);
+    loader
+}
+
+fn yes_or_no(answer: bool) -> &'static u32 {
+    if answer { &1 } else { &0 }
+}
+
+/// Whether `bpf_msg_pop_data` does what it says. It was mended in 6.13 ("bpf: fix wrong
+/// return and offsets in bpf_msg_pop_data" and others, November 2024), and whether a stable
+/// kernel has that cannot be told without risking bytes.
+fn pop_data_is_right() -> bool {
+    let release = release();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) >= (6, 13))
+}
+
 /// Tries to load every program, one by one, attaches none to anything of the machine's,
 /// and says how that went.
 ///
@@ -90,7 +117,7 @@ pub(crate) struct Trial {
 /// If not even the maps can be made.
 pub(crate) fn try_all() -> Result<Trial> {
     let btf = Btf::from_sys_fs().context("cannot read the kernel's type information")?;
-    let mut ebpf = aya::EbpfLoader::new()
+    let mut ebpf = loader()
         .map_max_entries("RECORDS", 1 << 16)
         .load(OBJECT)
         .context("the kernel refused the agent's maps")?;

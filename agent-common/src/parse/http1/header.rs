@@ -159,7 +159,7 @@ impl Http1 {
             if phase == 0 || (self.matched & 0x80 != 0 && self.tail != self.remaining) {
                 self.facts |= FACT_BROKEN | FACT_AMBIGUOUS;
             }
-            return self.skip_rest();
+            return self.end_value();
         } else {
             self.facts |= FACT_BROKEN | FACT_AMBIGUOUS;
         }
@@ -175,7 +175,7 @@ impl Http1 {
             if self.matched & 0x5f == 7 {
                 self.facts |= FACT_CHUNKED;
             }
-            return self.skip_rest();
+            return self.end_value();
         }
         if byte == b',' {
             if self.matched & 0x5f == 7 {

@@ -1,15 +1,13 @@
 //! Lines that are passed over, eight bytes at a time.
 
-use super::window::read_word;
+use super::window::{read_word, zero_bytes};
 use super::{Event, FACT_AMBIGUOUS, Http1, Window, state};
 use crate::config::WINDOW;
 
 const LF_WORD: u64 = 0x0a0a_0a0a_0a0a_0a0a;
-const LOW_BITS: u64 = 0x0101_0101_0101_0101;
-const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// Words looked at in one step.
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 8;
 
 impl Http1 {
     /// Passes over a line, eight bytes at a time.
@@ -26,8 +24,7 @@ impl Http1 {
             }
             let word = read_word(window, here);
             let present = end - here;
-            let differs = word ^ LF_WORD;
-            let zero = differs.wrapping_sub(LOW_BITS) & !differs & HIGH_BITS;
+            let zero = zero_bytes(word ^ LF_WORD);
             // Bytes of the word before its first line feed.
             let mut before = if zero == 0 { 8 } else { zero.trailing_zeros() >> 3 };
             if before >= present {
@@ -65,7 +62,7 @@ impl Http1 {
         if self.state != state::LINE || at >= end || (self.tail >> 56) as u8 != b'\r' {
             return false;
         }
-        let first = window[at as usize & (WINDOW - 1)];
+        let first = window.0[at as usize & (WINDOW - 1)];
         let lower = first | 0x20;
         if first <= b' ' || lower == b't' || lower == b'c' || lower == b'u' {
             return false;
@@ -78,8 +75,14 @@ impl Http1 {
     #[inline(always)]
     pub(super) fn note_tail(&mut self, word: u64, count: u32) {
         if count >= 8 {
+            self.before_tail = (self.tail >> 48) as u16;
             self.tail = word;
         } else if count > 0 {
+            self.before_tail = if count == 1 {
+                (self.before_tail >> 8) | ((self.tail as u16) << 8)
+            } else {
+                (self.tail >> ((count - 2) * 8)) as u16
+            };
             let bits = (count & 7) * 8;
             self.tail = (self.tail >> bits) | (word << (64 - bits));
         }
@@ -94,13 +97,17 @@ impl Http1 {
         }
         match self.state {
             state::REQUEST_LINE => {
-                // The version is the last thing of the line; its digit is masked out.
+                // The version is the last thing of the line, behind a space; its digit is
+                // masked out.
                 let with_cr = u64::from_le_bytes(*b"TTP/1.\0\r");
                 let bare = u64::from_le_bytes(*b"HTTP/1.\0");
+                let before = self.before_tail;
                 let (text, digit) = if (self.tail >> 56) as u8 == b'\r' {
-                    (self.tail & !(0xff << 48) == with_cr, (self.tail >> 48) as u8)
+                    let starts = before == u16::from_le_bytes(*b" H");
+                    (starts && self.tail & !(0xff << 48) == with_cr, (self.tail >> 48) as u8)
                 } else {
-                    (self.tail & !(0xff << 56) == bare, (self.tail >> 56) as u8)
+                    let starts = (before >> 8) as u8 == b' ';
+                    (starts && self.tail & !(0xff << 56) == bare, (self.tail >> 56) as u8)
                 };
                 if !text || !digit.is_ascii_digit() {
                     return self.fail();
@@ -116,6 +123,34 @@ impl Http1 {
             _ => self.state = state::LINE_START,
         }
         Event::None
+    }
+
+    /// The value of a field that matters ended: CR LF has to follow. The byte at hand is
+    /// looked at again.
+    #[inline(always)]
+    pub(super) fn end_value(&mut self) -> (u32, Event) {
+        self.state = state::FIELD_END;
+        self.matched = 0;
+        (0, Event::None)
+    }
+
+    /// CR, then LF, behind a value. A CR by itself ends a line for some readers, and is a
+    /// part of the value, or a space, for others (RFC 9112 §2.2).
+    #[inline(always)]
+    pub(super) fn take_field_end(&mut self, byte: u8) -> (u32, Event) {
+        if byte == b'\r' && self.matched == 0 {
+            self.matched = 1;
+            return (1, Event::None);
+        }
+        if byte == b'\n' {
+            if self.matched == 0 {
+                self.facts |= FACT_AMBIGUOUS;
+            }
+            self.state = state::LINE_START;
+            return (1, Event::None);
+        }
+        self.facts |= FACT_AMBIGUOUS;
+        self.skip_rest()
     }
 
     /// Goes over to passing over the line. The byte at hand is looked at again.

@@ -24,7 +24,11 @@ use start::{MAX_METHOD, is_method_byte};
 /// A window of the stream. Longer than what it holds, so that a word may be read at each
 /// of its positions, and as far ahead of it as any look-ahead goes: the compiler moves
 /// masks that keep an index inside, and the verifier sees only the result.
-pub type Window = [u8; WINDOW + SLACK];
+/// A type of its own, since the kernel's BTF has to tell its size where it is handed to a
+/// function that is verified by itself.
+#[derive(Clone, Debug)]
+#[repr(C)]
+pub struct Window(pub [u8; WINDOW + SLACK]);
 
 /// Bytes behind the window: the farthest look-ahead, and a word.
 const SLACK: usize = 72;
@@ -38,16 +42,14 @@ const MAX_HEAD: u32 = 1 << 20;
 pub enum Event {
     /// Nothing of note; call again.
     None = 0,
-    /// The bytes just taken are the first of a message.
-    MessageStart = 1,
-    /// The byte just taken ended a head: call [`Http1::begin_body`] next.
-    HeadEnd = 2,
+    /// The last byte taken ended a head: call [`Http1::begin_body`] next.
+    HeadEnd = 1,
     /// The message is over: call [`Http1::next_message`] next.
-    MessageEnd = 3,
+    MessageEnd = 2,
     /// The bytes are not HTTP/1.x, or the position in them was lost.
-    NotHttp = 4,
+    NotHttp = 3,
     /// Bytes came while the fate of an `Upgrade` or `CONNECT` was open.
-    Held = 5,
+    Held = 4,
 }
 
 /// What follows a head, decided by who knows the request.
@@ -92,7 +94,9 @@ pub struct Http1 {
     tentative: u8,
     /// Non-zero once the exchange of the present head was opened.
     announced: u8,
-    pad: [u8; 6],
+    /// The two bytes before [`Http1::tail`].
+    before_tail: u16,
+    pad: [u8; 4],
 }
 
 impl Http1 {
@@ -342,8 +346,7 @@ impl Http1 {
     /// Answers how many bytes were taken, and what came of it.
     #[inline(always)]
     pub fn step(&mut self, window: &Window, at: u32, end: u32, available: u32) -> (u32, Event) {
-        if at <= end
-            && end - at >= fast::LOOK_AHEAD
+        if at < end
             && let Some(taken) = self.take_ahead(window, at, end)
         {
             return taken;
@@ -379,7 +382,7 @@ impl Http1 {
             state::LOST => (0, Event::NotHttp),
             state::HELD => (0, Event::Held),
             _ => {
-                let byte = window[at as usize & (WINDOW - 1)];
+                let byte = window.0[at as usize & (WINDOW - 1)];
                 let (taken, event) = self.take_byte(byte);
                 if taken != 0 && self.state != state::START && self.state <= state::HEAD_END {
                     self.count_head(1);
@@ -425,6 +428,7 @@ impl Http1 {
                 }
                 self.state = state::REQUEST_LINE;
                 self.tail = (byte as u64) << 56;
+                self.before_tail = 0;
                 (1, Event::None)
             }
             state::STATUS => self.take_status(byte),
@@ -434,7 +438,7 @@ impl Http1 {
             state::CODING => self.take_coding(byte),
             state::TRACEPARENT => {
                 if byte == b'\r' || byte == b'\n' {
-                    return self.skip_rest();
+                    return self.end_value();
                 }
                 if self.traceparent_at == 0 {
                     if byte == b' ' || byte == b'\t' {
@@ -445,6 +449,7 @@ impl Http1 {
                 self.traceparent.push(byte);
                 (1, Event::None)
             }
+            state::FIELD_END => self.take_field_end(byte),
             state::EMPTY_LINE => {
                 if byte != b'\n' {
                     return (0, self.fail());

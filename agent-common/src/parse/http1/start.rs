@@ -28,7 +28,7 @@ impl Http1 {
             self.state = state::STATUS;
             self.matched = 1;
         }
-        (1, Event::MessageStart)
+        (1, Event::None)
     }
 
     /// `HTTP/1.x ddd`, then anything up to the line's end (RFC 9112 §4).

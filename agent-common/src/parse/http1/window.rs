@@ -7,9 +7,15 @@ use crate::config::WINDOW;
 #[inline(always)]
 pub(super) fn read_word(window: &Window, at: u32) -> u64 {
     let at = at as usize & (WINDOW - 1);
-    let place = window.as_ptr().wrapping_add(at);
+    let place = window.0.as_ptr().wrapping_add(at);
     // SAFETY: `at` is below WINDOW and the window is more than eight bytes longer than that.
     u64::from_le(unsafe { load_unaligned(place) })
+}
+
+/// Sets the highest bit of the first byte that is zero; of bytes behind it nothing is said.
+#[inline(always)]
+pub(super) fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080
 }
 
 /// # Safety
