@@ -8,7 +8,7 @@
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use tracewire_common::config::{HEAD_CAPTURE, WINDOW};
-use tracewire_common::connection::Connection;
+use tracewire_common::connection::{CONN_DISTRUSTED, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::parse::http1::{Event, Http1, Window};
 use tracewire_common::stream::{MAX_GUESSES, Placement, Stream, TRUSTED};
@@ -410,6 +410,11 @@ fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
             }
         }
         return;
+    }
+    if REQUESTS {
+        // What some reader takes for a request, or for its body, is none here. What is
+        // found later may lie inside of it, whatever is answered.
+        connection.flags |= CONN_DISTRUSTED;
     }
     count(Counter::StreamResyncs);
     ending::lose::<REQUESTS>(drive.connection, drive.now);

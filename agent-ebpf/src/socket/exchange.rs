@@ -3,8 +3,8 @@
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use tracewire_common::config::{HEAD_CAPTURE, PIPELINE_DEPTH};
 use tracewire_common::connection::{
-    Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD, EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE,
-    EXCHANGE_SAMPLED, Exchange,
+    CONN_DISTRUSTED, Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD, EXCHANGE_OWN_TRACING,
+    EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED, Exchange,
 };
 use tracewire_common::context::{FLAG_SAMPLED, TraceContext, is_sampled_at};
 use tracewire_common::counter::Counter;
@@ -358,8 +358,10 @@ pub(crate) fn request_end(connection: *mut Connection, stream: &mut Stream) {
         }
     }
     if facts & FACT_AMBIGUOUS != 0 {
-        // Found in the body's framing: where the next request starts is not certain.
+        // Found in the body's framing: where the next request starts is not certain, nor
+        // is it after a response that seems to fit.
         stream.flags &= !TRUSTED;
+        connection.flags |= CONN_DISTRUSTED;
     }
     stream.http1.next_message();
     if facts & (FACT_UPGRADE | FACT_CONNECT) != 0 {
