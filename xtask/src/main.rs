@@ -7,6 +7,7 @@ mod bench;
 mod build_agent;
 mod cgroup;
 mod demo;
+mod exactness;
 mod leftovers;
 mod lint;
 mod network;
@@ -44,6 +45,8 @@ enum Task {
     Lint,
     /// Run every test: lints, unit tests, end to end
     Test(test::Arguments),
+    /// Judge whether the agent changes traffic: many protocols, in all ways to send and receive
+    Exactness(exactness::Arguments),
     /// Show the joined trace of three services that know nothing of tracing
     Demo(demo::Arguments),
     /// Measure what the agent costs
@@ -71,6 +74,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Task::Build => build_agent::build(source).map(drop),
         Task::Lint => lint::run(&build_agent::build(source)?),
         Task::Test(arguments) => test::run(&arguments, source),
+        Task::Exactness(arguments) => exactness::run(&arguments, source),
         Task::Demo(arguments) => demo::run(&arguments, source),
         Task::Bench(bench) => bench::run(&bench, source),
     }

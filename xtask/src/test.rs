@@ -8,7 +8,7 @@ use crate::build_agent::{self, cargo};
 use crate::packages::{self, Need};
 use crate::process;
 use crate::progress::{duration, say};
-use crate::{lint, nginx, signals, toolchain, workspace};
+use crate::{exactness, lint, nginx, signals, toolchain, workspace};
 
 /// What `cargo xtask test` takes.
 #[derive(clap::Args)]
@@ -27,6 +27,8 @@ enum Part {
     Unit,
     /// End to end, as root, against real programs
     E2e,
+    /// Two minutes of the generator that judges whether traffic is changed, as root
+    Exactness,
 }
 
 /// Runs the stages; all of them, also after one has failed.
@@ -37,8 +39,10 @@ enum Part {
 pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()> {
     let wanted = |part| arguments.only.is_none_or(|only| only == part);
     let mut stages = Stages::default();
-    if wanted(Part::E2e) {
+    if wanted(Part::E2e) || wanted(Part::Exactness) {
         packages::require_root("the end-to-end test")?;
+    }
+    if wanted(Part::E2e) {
         stages.required("packages", || {
             packages::ensure(&end_to_end_needs(), "the end-to-end tests")
         })?;
@@ -71,6 +75,9 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
                     .env("TRACEWIRE_BIN", workspace::agent_binary()),
             )
         })?;
+    }
+    if wanted(Part::Exactness) {
+        stages.run("exactness", exactness::short)?;
     }
     stages.conclude()
 }

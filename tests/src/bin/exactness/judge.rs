@@ -1,0 +1,340 @@
+//! Makes connections without the agent, then with it, and compares what both ends say.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use tracewire_tests::agent;
+use tracewire_tests::cleanup::{self, Made};
+use tracewire_tests::world::World;
+
+use crate::Choice;
+use crate::plan::{Plan, Side};
+use crate::report::Report;
+use crate::summary::Summary;
+
+/// Failures after which there is no need to go on.
+const ENOUGH: usize = 40;
+
+/// What `judge` is told.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Settings {
+    #[command(flatten)]
+    choice: Choice,
+    /// How long the connections with the agent go on
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// How long those without it do, before
+    #[arg(long, default_value_t = 10)]
+    control_seconds: u64,
+    /// Only without the agent
+    #[arg(long)]
+    without_agent: bool,
+}
+
+/// Both ends, running.
+struct Ends {
+    children: Vec<Child>,
+    reports: Receiver<(Side, Result<Report, String>)>,
+}
+
+/// What a phase found.
+#[derive(Default)]
+struct Findings {
+    summary: Summary,
+    failures: Vec<String>,
+    /// Connections on which nothing happened for a while: number, seconds, where.
+    stalls: Vec<(u64, u32, String)>,
+    /// Heads that should have been given a header.
+    missed: Vec<String>,
+}
+
+/// Runs both phases and says what they found.
+pub(crate) fn run(settings: &Settings) -> ExitCode {
+    let mut world = World::new();
+    let mut settings = settings.clone();
+    if settings.choice.spare_verdict.is_none() && !settings.without_agent {
+        let needs = needs_verdict(&world);
+        eprintln!("exactness: a verdict program on client sockets: {needs}");
+        settings.choice.spare_verdict = Some(needs);
+    }
+    let settings = &settings;
+    let mut failures = Vec::new();
+    let mut control = Findings::default();
+    let control_time =
+        if settings.without_agent { settings.seconds } else { settings.control_seconds };
+    if control_time > 0 {
+        eprintln!("exactness: {control_time} s without the agent, seed {}", settings.choice.seed);
+        control = phase(&world, settings, control_time, false);
+        eprintln!("{}", control.summary.tables());
+        failures.extend(control.failures.iter().map(|failure| format!("without agent: {failure}")));
+    }
+    if !settings.without_agent && failures.is_empty() {
+        let seconds = settings.seconds;
+        eprintln!("exactness: {seconds} s with the agent, seed {}", settings.choice.seed);
+        // Few spans: the receiver keeps them all.
+        world.start_agent_by(world.agent_command(&["--sample-ratio", "0.01"]));
+        let traced = phase(&world, settings, seconds, true);
+        eprintln!("{}", traced.summary.tables());
+        failures.extend(traced.failures);
+        for (what, count) in &traced.summary.oddities {
+            let verdict = settings.choice.spare_verdict == Some(true);
+            if !control.summary.oddities.contains_key(what) && !is_known(what, verdict) {
+                failures.push(format!("only with the agent, {count} times: {what}"));
+            }
+        }
+        // Two processors at one stream: who comes second leaves it alone. That is rare.
+        let allowed = usize::try_from(1 + traced.summary.injected() / 1000).unwrap_or(usize::MAX);
+        if traced.missed.len() > allowed {
+            let few = &traced.missed[..allowed.min(5)];
+            let all = traced.missed.len();
+            failures.push(format!("{all} heads were not given a header, as {few:?}"));
+        }
+        eprintln!("heads not given a header for no reason of theirs: {}", traced.missed.len());
+        if settings.choice.connection.is_none() && seconds >= 30 {
+            let never = traced.summary.never_injected();
+            if !never.is_empty() {
+                failures.push(format!("no head was given a header: {}", never.join(", ")));
+            }
+        }
+        if let Some(agent) = world.take_agent() {
+            let counters = agent.stop();
+            let told: Vec<_> = counters
+                .iter()
+                .filter(|(name, _)| name.starts_with("propagation") || name.starts_with("stream"))
+                .collect();
+            eprintln!("the agent counted {told:?}");
+        }
+        for (number, seconds, calls) in &traced.stalls {
+            if !stalls_anyway(&world, settings, *number, *seconds) {
+                failures.push(format!(
+                    "connection {number}: only with the agent nothing happened for {seconds} s; \
+                     {calls}\n  again: {}",
+                    again(&settings.choice, *number)
+                ));
+            }
+        }
+    }
+    for failure in &failures {
+        eprintln!("FAILED: {failure}");
+    }
+    if failures.is_empty() {
+        eprintln!("exactness: no difference");
+        ExitCode::SUCCESS
+    } else {
+        eprintln!("exactness: {} failures, seed {}", failures.len(), settings.choice.seed);
+        ExitCode::FAILURE
+    }
+}
+
+/// Whether a connection stalls without the agent too: timers of TCP can be that slow.
+fn stalls_anyway(world: &World, settings: &Settings, number: u64, seconds: u32) -> bool {
+    let mut settings = settings.clone();
+    settings.choice.connection = Some(number);
+    // Other connections are part of why something is slow.
+    phase(world, &settings, 15, false).stalls.iter().any(|(_, idle, _)| idle + 1 >= seconds)
+}
+
+/// Whether the agent attaches a verdict program to client sockets on this kernel.
+fn needs_verdict(world: &World) -> bool {
+    let cgroup = world.cgroup.path().to_string_lossy().into_owned();
+    let mut check = agent::command(&["check", "--cgroup", &cgroup]);
+    let output = check.output().unwrap_or_else(|error| panic!("tracewire check: {error}"));
+    String::from_utf8_lossy(&output.stdout).contains("a verdict program restores it")
+}
+
+/// Whether the README says so.
+fn is_known(oddity: &str, with_verdict: bool) -> bool {
+    const KNOWN: &[&str] =
+        &["IORING_OP_SEND_ZC is not supported", "a send with MSG_ZEROCOPY reported twice"];
+    const KNOWN_WITH_VERDICT: &[&str] =
+        &["a blocking read gave EAGAIN at once", "SO_RCVLOWAT gave less than its mark"];
+    KNOWN.contains(&oddity) || with_verdict && KNOWN_WITH_VERDICT.contains(&oddity)
+}
+
+/// Connections for so long.
+fn phase(world: &World, settings: &Settings, seconds: u64, is_traced: bool) -> Findings {
+    let mut ends = Ends::start(world, &settings.choice);
+    let mut findings = Findings::default();
+    let mut waiting: [BTreeMap<u64, Report>; 2] = Default::default();
+    let mut times = 0;
+    let start = Instant::now();
+    let mut said = start;
+    let mut now = start;
+    let mut longest_gap = Duration::ZERO;
+    while start.elapsed() < Duration::from_secs(seconds) && findings.failures.len() < ENOUGH {
+        if said.elapsed() > Duration::from_secs(60) {
+            said = Instant::now();
+            eprintln!(
+                "exactness: {} s, {} connections",
+                start.elapsed().as_secs(),
+                findings.summary.connections()
+            );
+        }
+        let before = now;
+        let received = ends.reports.recv_timeout(Duration::from_millis(250));
+        now = Instant::now();
+        longest_gap = longest_gap.max(now - before);
+        let (side, report) = match received {
+            Ok((side, Ok(report))) => (side, report),
+            Ok((side, Err(error))) => {
+                findings.failures.push(format!("{side:?} ended: {error}"));
+                break;
+            }
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        // One connection over and over has one number: its ends come in pairs all the same.
+        let key = if settings.choice.connection.is_some() { times } else { report.number };
+        let Some(other) = waiting[side.peer() as usize].remove(&key) else {
+            waiting[side as usize].insert(key, report);
+            continue;
+        };
+        times += 1;
+        let (client, server) = match side {
+            Side::Client => (report, other),
+            Side::Server => (other, report),
+        };
+        judge(&settings.choice, &mut findings, &client, &server, is_traced, &mut longest_gap);
+    }
+    ends.stop();
+    findings
+}
+
+/// Compares what the two ends of a connection say.
+fn judge(
+    choice: &Choice,
+    findings: &mut Findings,
+    client: &Report,
+    server: &Report,
+    is_traced: bool,
+    longest_gap: &mut Duration,
+) {
+    let number = client.number;
+    let mut wrong = Vec::new();
+    wrong.extend(client.failure.clone());
+    wrong.extend(server.failure.clone());
+    if wrong.is_empty() {
+        for (what, sent, received) in [
+            ("client to server", client.sent, server.received),
+            ("server to client", server.sent, client.received),
+        ] {
+            if sent != received {
+                wrong.push(format!("{what}: sent {sent:?}, received {received:?} (bytes, digest)"));
+            }
+        }
+    }
+    if is_traced {
+        let missed = server.missed.iter().map(|head| format!("connection {number}, {head}"));
+        findings.missed.extend(missed);
+    }
+    let idle = client.idle.max(server.idle);
+    // Whoever stops this machine for a while stops the judge too.
+    if idle >= 2 && *longest_gap < Duration::from_secs(1) {
+        let calls = format!("client in {:?}, server in {:?}", client.idle_in, server.idle_in);
+        findings.stalls.push((number, idle, calls));
+    }
+    if idle >= 2 {
+        *longest_gap = Duration::ZERO;
+    }
+    let protocol = Plan::protocol_of(number, &choice.only);
+    findings.summary.add(protocol, client, server);
+    if !wrong.is_empty() {
+        findings.failures.push(format!(
+            "connection {number} ({protocol:?}): {}\n  again: {}",
+            wrong.join("\n  "),
+            again(choice, number)
+        ));
+    }
+}
+
+/// The command that makes a connection again.
+fn again(choice: &Choice, number: u64) -> String {
+    use clap::ValueEnum;
+    let only = choice.only.iter().filter_map(ValueEnum::to_possible_value);
+    let only: String = only.map(|only| format!(" --only {}", only.get_name())).collect();
+    format!("cargo xtask exactness --seed {}{only} --connection {number}", choice.seed)
+}
+
+impl Ends {
+    fn start(world: &World, choice: &Choice) -> Self {
+        let (sender, reports) = channel();
+        let directory = world.scratch();
+        let mut children = Vec::new();
+        let mut start = |side: &str, ports: &str| {
+            let program = std::env::current_exe();
+            let program = program.unwrap_or_else(|error| panic!("where is this program? {error}"));
+            let mut command = Command::new(program);
+            command.args(["end", "--side", side, "--seed", &choice.seed.to_string()]);
+            command.args(["--workers", &choice.workers.to_string()]);
+            command.arg("--directory").arg(&directory);
+            if !ports.is_empty() {
+                command.args(["--ports", ports]);
+            }
+            if let Some(number) = choice.connection {
+                command.args(["--connection", &number.to_string()]);
+            }
+            if choice.spare_verdict == Some(true) {
+                command.args(["--spare-verdict", "true"]);
+            }
+            for only in &choice.only {
+                let name = clap::ValueEnum::to_possible_value(only);
+                command.args(name.map(|name| format!("--only={}", name.get_name())));
+            }
+            world.cgroup.place(&mut command);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let child = command.spawn().unwrap_or_else(|error| panic!("cannot start: {error}"));
+            cleanup::list(Made::Process(child.id()));
+            children.push(child);
+            let stdout = children.last_mut().and_then(|child| child.stdout.take());
+            BufReader::new(stdout.unwrap_or_else(|| panic!("no standard output")))
+        };
+        let mut server = start("server", "");
+        let mut line = String::new();
+        server.read_line(&mut line).unwrap_or_else(|error| panic!("no ports: {error}"));
+        let Some(ports) = line.trim().strip_prefix("listening ") else {
+            panic!("the server does not listen but say {line:?}")
+        };
+        let client = start("client", ports);
+        read_reports(Side::Server, server, sender.clone());
+        read_reports(Side::Client, client, sender);
+        Self { children, reports }
+    }
+
+    fn stop(&mut self) {
+        for child in &mut self.children {
+            // In the middle of a connection: what it would still say is not waited for.
+            drop(child.kill());
+            drop(child.wait());
+            cleanup::unlist(&Made::Process(child.id()));
+        }
+        self.children.clear();
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn read_reports(
+    side: Side,
+    lines: impl BufRead + Send + 'static,
+    to: Sender<(Side, Result<Report, String>)>,
+) {
+    std::thread::spawn(move || {
+        for line in lines.lines() {
+            let report = line.map_err(|error| error.to_string()).and_then(|line| {
+                serde_json::from_str(&line).map_err(|error| format!("{error}: {line}"))
+            });
+            if to.send((side, report)).is_err() {
+                return;
+            }
+        }
+        // Nobody listens any more if the phase is over.
+        let _ = to.send((side, Err("it says nothing more".into())));
+    });
+}

@@ -1,0 +1,290 @@
+//! Where a header may stand in what a client sends: a reader of its own, over the whole
+//! stream at leisure, that shares nothing with the agent's. It knows what the README
+//! promises: a header only in a request's head, exactly before the empty line that ends
+//! it, and none in a head that two readers could read differently, nor after one.
+
+use httparse::Status;
+
+/// The longest head that is given a header, in bytes (README, "Limits").
+const LONGEST_HEAD: usize = 64 * 1024;
+
+/// A place for a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spot {
+    /// Where the empty line that ends the head starts.
+    pub(crate) at: usize,
+    /// Whether nothing speaks against a header there.
+    pub(crate) is_clear: bool,
+}
+
+/// What was read of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// The places for headers, in order.
+    pub(crate) spots: Vec<Spot>,
+    /// Where a head starts that is none that all readers read alike, if there is one.
+    stopped: Option<usize>,
+}
+
+impl Reading {
+    /// Adds the one place that is tolerated beyond what the README promises: before a CR
+    /// that ended a send and looked like the last line's until no LF came. A header in a
+    /// head that is none is not read by anybody.
+    fn tolerate(&mut self, stream: &[u8]) {
+        let Some(start) = self.stopped else { return };
+        let line = stream[start..].windows(2).position(|pair| pair == b"\n\r");
+        let Some(at) = line.map(|line| start + line + 1) else { return };
+        if stream.get(at + 1) != Some(&b'\n') {
+            self.spots.push(Spot { at, is_clear: false });
+        }
+    }
+}
+
+/// How a request's body ends.
+enum Body {
+    Length(usize),
+    Chunked,
+}
+
+/// What the lines of a head say.
+struct Head {
+    /// Its bytes, with the empty line.
+    len: usize,
+    body: Body,
+    /// Whether it has a trace context of its own.
+    has_context: bool,
+    /// Whether it asks for another protocol.
+    switches: bool,
+    is_connect: bool,
+    /// Whether the client says that nothing more will come.
+    closes: bool,
+    /// Whether httparse, too, takes it for a request with the same end.
+    is_plain: bool,
+}
+
+/// The places for headers in `stream`. `answers`: the status of each final response, in
+/// order; `None` if what answers is no server that can be relied on.
+pub(crate) fn read(stream: &[u8], answers: Option<&[u16]>) -> Reading {
+    let Reading { mut spots, mut stopped } = Reading::default();
+    let mut at = 0;
+    let mut sure = true;
+    for number in 0.. {
+        // RFC 9112 §2.2: empty lines before a request line are to be ignored.
+        while matches!(stream.get(at), Some(b'\r' | b'\n')) {
+            at += 1;
+            sure = false;
+        }
+        let Some(head) = read_head(&stream[at..]) else {
+            stopped = Some(at);
+            break;
+        };
+        if !head.has_context && head.len <= LONGEST_HEAD {
+            let is_clear = sure && head.is_plain && answers.is_some();
+            spots.push(Spot { at: at + head.len - 2, is_clear });
+        }
+        sure &= head.is_plain && !head.closes && head.len <= LONGEST_HEAD;
+        at += head.len;
+        let rest = &stream[at..];
+        let len = match head.body {
+            Body::Length(len) => (len <= rest.len()).then_some(len),
+            Body::Chunked => chunks(rest),
+        };
+        let Some(len) = len else { break };
+        at += len;
+        if head.switches || head.is_connect {
+            match answers.map(|answers| answers.get(number)) {
+                Some(None | Some(101)) => break,
+                Some(Some(200..=299)) if head.is_connect => break,
+                Some(Some(_)) => {}
+                None => sure = false,
+            }
+        }
+    }
+    let mut reading = Reading { spots, stopped };
+    reading.tolerate(stream);
+    reading
+}
+
+/// The head at the start of `bytes`, if it is a whole one that all readers read alike.
+fn read_head(bytes: &[u8]) -> Option<Head> {
+    let end = bytes.windows(2).position(|pair| pair == b"\n\r" || pair == b"\n\n")?;
+    // The first empty line must be CR LF, and no line may end without CR.
+    let text = bytes.get(..end + 1)?;
+    if bytes.get(end + 1..end + 3)? != b"\r\n" {
+        return None;
+    }
+    let mut lines = text.strip_suffix(b"\n")?.split(|b| *b == b'\n');
+    let mut words = lines.next()?.strip_suffix(b"\r")?.splitn(2, |b| *b == b' ');
+    let method = words.next()?;
+    let token = |b: &u8| b.is_ascii_uppercase() || *b == b'-' || *b == b'_';
+    if method.is_empty() || method.len() > 24 || !method.iter().all(token) {
+        return None;
+    }
+    // The agent looks at no more of the line than its end; httparse says what is right.
+    let (_, version) = words.next()?.split_last_chunk::<7>()?;
+    let [b'T', b'T', b'P', b'/', b'1', b'.', minor] = version else { return None };
+    if !minor.is_ascii_digit() {
+        return None;
+    }
+    let mut head = Head {
+        len: end + 3,
+        body: Body::Length(0),
+        has_context: false,
+        switches: false,
+        is_connect: method == b"CONNECT",
+        closes: *minor == b'0',
+        is_plain: is_plain(&bytes[..end + 3]),
+    };
+    let (mut length, mut codings) = (None, None);
+    for line in lines {
+        let line = line.strip_suffix(b"\r")?;
+        // A folded line, or nothing that could be told from the head's end.
+        if line.first().is_none_or(|b| *b == b' ' || *b == b'\t') {
+            return None;
+        }
+        let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
+        let (name, value) = (line[..colon].to_ascii_lowercase(), line[colon + 1..].trim_ascii());
+        // To the agent a lone CR ends a value, and a name with one is no name that it knows;
+        // to httparse both are errors, and so the head is not plain.
+        let value = value.split(|b| *b == b'\r').next().unwrap_or_default().trim_ascii();
+        let known = ["content-length", "transfer-encoding", "traceparent", "upgrade"];
+        let blanks = name.iter().rev().take_while(|b| matches!(b, b' ' | b'\t')).count();
+        let bare = &name[..name.len() - blanks];
+        if blanks > 0 && known.iter().any(|known| bare == known.as_bytes()) {
+            return None;
+        }
+        match name.as_slice() {
+            b"content-length" if length.is_some() => return None,
+            b"content-length" => {
+                let value = std::str::from_utf8(value).ok()?;
+                if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
+                    return None;
+                }
+                // More than there is in any stream, if it is no number of this machine.
+                length = Some(value.parse().unwrap_or(usize::MAX));
+            }
+            // One list over all lines (RFC 9110 §5.3).
+            b"transfer-encoding" => {
+                let list: &mut Vec<u8> = codings.get_or_insert_default();
+                list.extend_from_slice(b",");
+                list.extend(value.to_ascii_lowercase());
+            }
+            b"traceparent" => head.has_context = true,
+            b"upgrade" => head.switches = true,
+            b"connection" => head.closes |= contains(&value.to_ascii_lowercase(), b"close"),
+            _ => {}
+        }
+    }
+    head.body = match (length, codings) {
+        (Some(_), Some(_)) => return None,
+        (Some(length), None) => Body::Length(length),
+        (None, None) => Body::Length(0),
+        (None, Some(codings)) => {
+            let mut codings = codings.rsplit(|b| *b == b',').map(<[u8]>::trim_ascii);
+            if codings.next() != Some(b"chunked") || codings.any(|coding| coding == b"chunked") {
+                return None;
+            }
+            Body::Chunked
+        }
+    };
+    Some(head)
+}
+
+/// Whether httparse reads a request of exactly these bytes.
+fn is_plain(bytes: &[u8]) -> bool {
+    let mut headers = vec![httparse::EMPTY_HEADER; 2_000];
+    let read = httparse::Request::new(&mut headers).parse(bytes);
+    matches!(read, Ok(Status::Complete(len)) if len == bytes.len())
+}
+
+/// How long the chunked body at the start of `bytes` is, if it is whole and beyond doubt.
+fn chunks(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let line = line(&bytes[at..])?;
+        at += line.len() + 2;
+        let size = line.split(|b| *b == b';' || *b == b' ' || *b == b'\t').next()?;
+        let size = usize::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()?;
+        if size == 0 {
+            break;
+        }
+        if bytes.get(at.checked_add(size)?..at + size + 2)? != b"\r\n" {
+            return None;
+        }
+        at += size + 2;
+    }
+    loop {
+        let line = line(&bytes[at..])?;
+        at += line.len() + 2;
+        if line.is_empty() {
+            return Some(at);
+        }
+    }
+}
+
+/// The line at the start of `bytes`, without its CR LF; `None` for other line ends.
+fn line(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().position(|b| *b == b'\n')?;
+    bytes[..end].strip_suffix(b"\r")
+}
+
+fn contains(bytes: &[u8], pattern: &[u8]) -> bool {
+    bytes.windows(pattern.len()).any(|window| window == pattern)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(stream: &str) -> Vec<usize> {
+        read(stream.as_bytes(), Some(&[200; 8])).spots.iter().map(|spot| spot.at).collect()
+    }
+
+    #[test]
+    fn a_head_has_a_place_before_its_empty_line_and_bodies_have_none() {
+        assert_eq!(places("GET / HTTP/1.1\r\n\r\n"), [16]);
+        let inner = "GET / HTTP/1.1\r\n\r\n";
+        let post = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n", inner.len());
+        let at = post.len() - 2;
+        let next = at + 2 + inner.len() + 16;
+        assert_eq!(places(&format!("{post}{inner}{inner}")), [at, next]);
+        let chunked = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+        let body = format!("{:x};x=y\r\n{inner}\r\n0\r\nt: GET / HTTP/1.1\r\n\r\n", inner.len());
+        let at = chunked.len() - 2;
+        let next = chunked.len() + body.len() + 16;
+        assert_eq!(places(&format!("{chunked}{body}{inner}")), [at, next]);
+    }
+
+    #[test]
+    fn nothing_follows_a_head_that_could_be_read_in_two_ways() {
+        let next = "GET /next HTTP/1.1\r\n\r\n";
+        for head in [
+            "GET / HTTP/1.1\nhost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n b\r\n\r\n",
+            "GET / HTTP/1.1\r\ncontent-length : 0\r\n\r\n",
+            "GET / HTTP/1.1\r\ncontent-length: 0\r\ncontent-length: 0\r\n\r\n",
+            "GET / HTTP/1.1\r\ncontent-length: 0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "GET / HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\n",
+            "GET /\r\n\r\n",
+            "hello HTTP/1.1\r\n\r\n",
+        ] {
+            assert_eq!(places(&format!("{head}{next}")), [0; 0], "{head:?}");
+        }
+    }
+
+    #[test]
+    fn own_contexts_and_switched_protocols_are_left_alone() {
+        let next = "GET /next HTTP/1.1\r\n\r\n";
+        let own = "GET / HTTP/1.1\r\nTraceParent: x\r\n\r\n";
+        assert_eq!(places(&format!("{own}{next}")), [own.len() + 20]);
+        let upgrade = "GET / HTTP/1.1\r\nupgrade: websocket\r\n\r\n";
+        let stream = format!("{upgrade}{next}");
+        let first = Spot { at: upgrade.len() - 2, is_clear: true };
+        assert_eq!(read(stream.as_bytes(), Some(&[101])).spots, [first]);
+        assert_eq!(read(stream.as_bytes(), Some(&[200])).spots.len(), 2);
+        assert!(!read(stream.as_bytes(), None).spots[0].is_clear);
+    }
+}

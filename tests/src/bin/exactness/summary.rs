@@ -1,0 +1,118 @@
+//! What was tested, counted, so that one sees that something was.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::protocols::Protocol;
+use crate::report::Report;
+
+/// What was seen of one protocol.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    connections: u64,
+    bytes: u64,
+    injected: u64,
+    without: u64,
+}
+
+/// Everything that was seen in one phase.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Summary {
+    protocols: BTreeMap<Protocol, Counts>,
+    /// Bytes sent and heads that came with a header, by way to send.
+    ways: BTreeMap<String, (u64, u64)>,
+    takes: BTreeMap<String, u64>,
+    /// What calls did that they should not.
+    pub(crate) oddities: BTreeMap<String, u64>,
+    /// Connections on which nothing happened for so many whole seconds.
+    pub(crate) idle: BTreeMap<u32, u64>,
+    /// The calls in which nothing happened for a second, and whose they were.
+    idle_in: BTreeMap<String, u64>,
+}
+
+impl Summary {
+    /// Adds what both ends said of a connection.
+    pub(crate) fn add(&mut self, protocol: Protocol, client: &Report, server: &Report) {
+        let counts = self.protocols.entry(protocol).or_default();
+        counts.connections += 1;
+        counts.bytes += client.sent.0 + server.sent.0;
+        counts.injected += server.injected.values().sum::<u64>();
+        counts.without += server.without;
+        for (side, report) in [("client", client), ("server", server)] {
+            for call in &report.idle_in {
+                *self.idle_in.entry(format!("{side} {call}")).or_default() += 1;
+            }
+            for (way, bytes) in &report.ways {
+                self.ways.entry(way.clone()).or_default().0 += bytes;
+            }
+            for (take, bytes) in &report.takes {
+                *self.takes.entry(take.clone()).or_default() += bytes;
+            }
+            for (what, count) in &report.oddities {
+                *self.oddities.entry(what.clone()).or_default() += count;
+            }
+        }
+        for (way, count) in &server.injected {
+            self.ways.entry(way.clone()).or_default().1 += count;
+        }
+        *self.idle.entry(client.idle.max(server.idle)).or_default() += 1;
+    }
+
+    /// Connections so far.
+    pub(crate) fn connections(&self) -> u64 {
+        self.protocols.values().map(|counts| counts.connections).sum()
+    }
+
+    /// Heads that came with a header.
+    pub(crate) fn injected(&self) -> u64 {
+        self.protocols.values().map(|counts| counts.injected).sum()
+    }
+
+    /// What should have been given headers and never was.
+    pub(crate) fn never_injected(&self) -> Vec<String> {
+        let protocols = self.protocols.iter().filter(|(protocol, counts)| {
+            protocol.is_given_headers() && counts.connections >= 20 && counts.injected == 0
+        });
+        // An urgent byte is one byte; no head ends in one of its own that is beyond doubt.
+        let ways = self.ways.iter().filter(|(way, (bytes, injected))| {
+            *way != "Urgent" && *bytes > 5_000_000 && *injected == 0
+        });
+        let protocols = protocols.map(|(protocol, _)| format!("{protocol:?}"));
+        protocols.chain(ways.map(|(way, _)| way.clone())).collect()
+    }
+
+    /// Tables of all counts.
+    pub(crate) fn tables(&self) -> String {
+        let mut text = format!(
+            "{:<14} {:>11} {:>10} {:>9} {:>9}\n",
+            "protocol", "connections", "MiB", "injected", "without"
+        );
+        let mebi = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        for (protocol, counts) in &self.protocols {
+            let _infallible = writeln!(
+                text,
+                "{:<14} {:>11} {:>10.1} {:>9} {:>9}",
+                format!("{protocol:?}"),
+                counts.connections,
+                mebi(counts.bytes),
+                counts.injected,
+                counts.without
+            );
+        }
+        let _infallible = writeln!(text, "\n{:<14} {:>10} {:>9}", "sent by", "MiB", "injected");
+        for (way, (bytes, injected)) in &self.ways {
+            let _infallible = writeln!(text, "{way:<14} {:>10.1} {injected:>9}", mebi(*bytes));
+        }
+        let _infallible = writeln!(text, "\n{:<14} {:>10}", "received by", "MiB");
+        for (take, bytes) in &self.takes {
+            let _infallible = writeln!(text, "{take:<14} {:>10.1}", mebi(*bytes));
+        }
+        let slow: Vec<_> = self.idle.iter().filter(|(seconds, _)| **seconds > 0).collect();
+        let _infallible =
+            writeln!(text, "\nwaits in whole seconds, connections: {slow:?} {:?}", self.idle_in);
+        for (what, count) in &self.oddities {
+            let _infallible = writeln!(text, "odd: {what}: {count}");
+        }
+        text
+    }
+}
