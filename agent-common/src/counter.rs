@@ -63,8 +63,12 @@ counters! {
     EarlyHeadsKept = 17 => "early_heads_kept",
     /// Bytes of an early head past what is kept.
     EarlyHeadsTruncated = 18 => "early_heads_truncated",
+    /// Of the records that found the ring buffer full: beginnings of exchanges.
+    DropRingOpened = 19 => "drop_ring_full_opened",
     /// Responses whose request is not known: sent before the agent started, or not read.
     ResponsesUnpaired = 20 => "responses_unpaired",
+    /// Of the records that found the ring buffer full: ends of exchanges.
+    DropRingClosed = 21 => "drop_ring_full_closed",
 }
 
 /// Counters kept for each [`crate::outcome::Outcome`], after the plain ones.

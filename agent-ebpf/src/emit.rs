@@ -52,13 +52,13 @@ fn wakeup_flags(now: u64) -> u64 {
     if passes_limit { BPF_RB_FORCE_WAKEUP as u64 } else { BPF_RB_NO_WAKEUP as u64 }
 }
 
-/// Writes a record that lies at `from`.
+/// Writes a record that lies at `from`. Answers whether there was room; counts it if not.
 ///
 /// # Safety
 ///
 /// `from` must point to `len` readable bytes that the verifier knows as such.
 #[inline(always)]
-pub(crate) unsafe fn output(from: *const c_void, len: u64, now: u64) {
+pub(crate) unsafe fn output(from: *const c_void, len: u64, now: u64) -> bool {
     let flags = wakeup_flags(now);
     // SAFETY: the caller's promise.
     let result = unsafe {
@@ -67,6 +67,7 @@ pub(crate) unsafe fn output(from: *const c_void, len: u64, now: u64) {
     if result != 0 {
         count(Counter::DropRingFull);
     }
+    result == 0
 }
 
 /// Writes the record in `scratch` with the first `data_len` bytes of its window.
@@ -75,7 +76,9 @@ pub(crate) fn exchange_opened(scratch: *mut Scratch, data_len: u32, now: u64) {
     const FIXED: u32 = size_of::<ExchangeOpened>() as u32;
     let len = FIXED + masked::<{ 2 * WINDOW as u32 }>(data_len);
     // SAFETY: the record and the window lie behind one another in `Scratch`.
-    unsafe { output(scratch.cast(), len as u64, now) };
+    if !unsafe { output(scratch.cast(), len as u64, now) } {
+        count(Counter::DropRingOpened);
+    }
 }
 
 /// Writes a finished exchange, right into the ring buffer: the stack has no room for it.
@@ -83,6 +86,7 @@ pub(crate) fn exchange_opened(scratch: *mut Scratch, data_len: u32, now: u64) {
 pub(crate) fn exchange_closed(now: u64, fill: impl FnOnce(&mut ExchangeClosed)) {
     let Some(mut entry) = RECORDS.reserve_untyped::<ExchangeClosed>(0) else {
         count(Counter::DropRingFull);
+        count(Counter::DropRingClosed);
         return;
     };
     // SAFETY: reserved memory of the record's size, aligned to eight bytes; every bit
