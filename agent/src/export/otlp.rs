@@ -277,6 +277,10 @@ impl Work {
 
     /// Counts all that is neither delivered nor given up, and stops.
     fn give_up(&mut self, source: &mut SpanSource) {
+        // What came back in the same moment is counted already.
+        while let Some(done) = self.in_flight.try_join_next() {
+            self.came_back(done);
+        }
         self.in_flight.abort_all();
         let ready: u64 = self.ready.iter().map(|batch| batch.spans).sum();
         let unsent = self.handed + ready + self.filling.len() as u64 + source.discard();

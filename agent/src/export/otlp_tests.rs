@@ -147,6 +147,44 @@ async fn a_passing_failure_is_tried_again() {
     assert_eq!(metrics.get(Metric::ExportRetries), 1);
 }
 
+/// In front of a collector: breaks each of the first connections when something has come,
+/// by a reset or a close in turn, and passes the later ones on.
+async fn behind_breaks(endpoint: String, breaks: usize) -> String {
+    use tokio::io::{AsyncReadExt as _, copy_bidirectional};
+    use tokio::net::{TcpListener, TcpStream};
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    let port = listener.local_addr().expect("a bound socket has an address").port();
+    let collector = endpoint.strip_prefix("http://").expect("as made by `serve`").to_owned();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            if number < breaks {
+                let mut some = [0; 8192];
+                let _read = stream.read(&mut some).await;
+                if number % 2 == 0 {
+                    stream.set_zero_linger().expect("an open socket has the option");
+                }
+                continue;
+            }
+            let collector = collector.clone();
+            tokio::spawn(async move {
+                let mut onward = TcpStream::connect(collector).await.expect("it listens");
+                let _until_closed = copy_bidirectional(&mut stream, &mut onward).await;
+            });
+        }
+    });
+    format!("http://127.0.0.1:{port}")
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_made_again_and_nothing_is_lost() {
+    let collector = Collector::default();
+    let exporter = Running::start(config(behind_breaks(collector.serve(), 2).await));
+    exporter.push(2);
+    let metrics = exporter.finish().await;
+    assert_eq!(metrics.get(Metric::SpansExported), 2, "{:?}", metrics.snapshot());
+}
+
 #[tokio::test]
 async fn a_refusal_is_not_tried_again_and_counted() {
     let collector = Collector::answering([Err(Status::new(Code::InvalidArgument, "no"))]);

@@ -1,5 +1,6 @@
 //! When a refused request is tried again (OTLP specification, "Failures" of OTLP/gRPC).
 
+use std::error::Error as _;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -34,6 +35,9 @@ pub(crate) fn classify(status: &Status) -> Retry {
             Some(info) => Retry::After(info.retry_delay),
             None => Retry::Never,
         },
+        // Not the collector's word, but what befell the connection: a status that was
+        // received has no cause. A reset in mid-request comes as `Unknown`.
+        _ if status.source().is_some() => Retry::After(None),
         _ => Retry::Never,
     }
 }
