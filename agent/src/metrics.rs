@@ -43,6 +43,8 @@ metrics! {
     DropReopened => "drop_reopened",
     /// Exchanges whose end never came.
     DropExpired => "drop_exchange_expired",
+    /// Exchanges that were open when the agent stopped.
+    Unfinished => "exchanges_unfinished",
     /// Exchanges that found the table of open ones full.
     DropPendingFull => "drop_pending_full",
     /// Exchanges whose role was no role.

@@ -24,9 +24,6 @@ const REPORT: Duration = Duration::from_secs(60);
 const ADOPTION: Duration = Duration::from_millis(500);
 /// How many times: what is never idle in a minute stays without headers.
 const ADOPTIONS: u32 = 120;
-/// Bursts of records that are read after detaching, at most: more than a ring buffer holds.
-const LAST_BURSTS: usize = 256;
-
 /// What other threads ask of the reader.
 #[derive(Debug)]
 pub(crate) struct Requests {
@@ -98,16 +95,12 @@ impl Reader {
         }
         let Self { kernel, mut records, mut assembler, metrics, .. } = self;
         let counters = kernel.detach();
-        for _ in 0..LAST_BURSTS {
-            let read = records.drain(BURST, |bytes| {
-                // What it asks of the kernel half comes too late.
-                let _wish = on_bytes(bytes, &mut assembler, &metrics);
-            });
-            if read == 0 {
-                break;
-            }
-        }
-        assembler.tick();
+        // Nobody writes any more, so this ends with what the ring buffer holds.
+        records.drain(usize::MAX, |bytes| {
+            // What it asks of the kernel half comes too late.
+            let _wish = on_bytes(bytes, &mut assembler, &metrics);
+        });
+        assembler.finish();
         counters
     }
 

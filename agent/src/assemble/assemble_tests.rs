@@ -203,3 +203,26 @@ fn an_ipv4_peer_of_a_dual_stack_socket_is_written_as_ipv4() {
     let v6 = Ipv6Addr::LOCALHOST.octets();
     assert_eq!(socket_addr(6, v6, 1), SocketAddr::from((Ipv6Addr::LOCALHOST, 1)));
 }
+
+#[tokio::test]
+async fn what_is_open_at_the_end_is_counted() {
+    let mut bench = Bench::new();
+    for sequence in 1..=3 {
+        bench.open(opened(sequence), HEAD);
+    }
+    bench.close(closed(2));
+    let Bench { assembler, metrics, .. } = bench;
+    assembler.finish();
+    assert_eq!(metrics.get(Metric::Unfinished), 2);
+    assert_eq!(metrics.get(Metric::SpansFinished), 1);
+}
+
+#[tokio::test]
+async fn an_end_of_another_exchange_leaves_the_open_one_alone() {
+    let mut bench = Bench::new();
+    bench.open(opened(1), HEAD);
+    bench.close(ExchangeClosed { span_id: 99, ..closed(1) });
+    assert_eq!(bench.metrics.get(Metric::DropUnpaired), 1);
+    bench.close(closed(1));
+    assert_eq!(bench.spans().await.len(), 1);
+}

@@ -87,6 +87,13 @@ impl Assembler {
         self.flush();
     }
 
+    /// Hands on the last spans, and counts the exchanges that will make none. To be called
+    /// when no record will come any more.
+    pub(crate) fn finish(mut self) {
+        self.flush();
+        self.metrics.add(Metric::Unfinished, self.open.len() as u64);
+    }
+
     fn on_opened(&mut self, opened: ExchangeOpened, data: &[u8]) {
         let key = ExchangeKey { connection: opened.connection, sequence: opened.sequence };
         let bytes = self.open.take_head(key, opened.head_offset, data);
@@ -103,9 +110,8 @@ impl Assembler {
 
     fn on_closed(&mut self, closed: &ExchangeClosed) {
         let key = ExchangeKey { connection: closed.connection, sequence: closed.sequence };
-        let exchange = match self.open.remove(key) {
-            Some(exchange) if exchange.opened.span_id == closed.span_id => exchange,
-            _ => return self.metrics.increment(Metric::DropUnpaired),
+        let Some(exchange) = self.open.take(key, closed.span_id) else {
+            return self.metrics.increment(Metric::DropUnpaired);
         };
         if closed.flags & CLOSED_OWN_TRACING != 0 {
             return self.metrics.increment(Metric::OwnTracing);

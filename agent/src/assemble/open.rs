@@ -143,13 +143,15 @@ impl OpenExchanges {
         }
     }
 
-    /// Takes an exchange that is closed.
-    pub(crate) fn remove(&mut self, key: ExchangeKey) -> Option<OpenExchange> {
-        self.exchanges.remove(&key)
+    /// Takes an exchange that is closed, if it is the one with this span.
+    pub(crate) fn take(&mut self, key: ExchangeKey, span_id: u64) -> Option<OpenExchange> {
+        match self.exchanges.entry(key) {
+            Entry::Occupied(entry) if entry.get().opened.span_id == span_id => Some(entry.remove()),
+            _ => None,
+        }
     }
 
     /// Exchanges open now.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.exchanges.len()
     }

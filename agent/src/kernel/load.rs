@@ -1,6 +1,7 @@
 //! The programs loaded, set up and attached, and what can be asked of them while they run.
 
 use std::collections::{HashMap as StdHashMap, HashSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf, SkStorage, SockHash};
@@ -86,7 +87,7 @@ pub(crate) struct Kernel {
     inherited: HashSet<u64>,
     messages: Messages,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
-    _stages: ProgramArray<MapData>,
+    stages: ProgramArray<MapData>,
 }
 
 impl Kernel {
@@ -187,7 +188,7 @@ impl Kernel {
             sockets_may_leave,
             inherited: pinned.and(predecessor).map(|p| p.sockets).unwrap_or_default(),
             messages,
-            _stages: stages,
+            stages,
         };
         Ok((kernel, records))
     }
@@ -244,11 +245,32 @@ impl Kernel {
     }
 
     /// Detaches every program, at once; traffic goes on without them. Answers the last
-    /// counters.
+    /// counters: nothing is counted, and no record written, after them.
     pub(crate) fn detach(self) -> StdHashMap<&'static str, u64> {
-        let Self { ebpf, counts, .. } = self;
-        drop(ebpf);
+        let Self { ebpf, counts, mut stages, .. } = self;
+        if self.propagating
+            && let Err(error) = stages.clear_index(&0)
+        {
+            tracing::debug!(%error, "the rewriting program goes with its map");
+        }
+        drop((stages, ebpf));
+        await_running_programs();
         read_counters(&counts)
+    }
+}
+
+/// How long programs are given where the kernel cannot be asked about them.
+const SETTLING: Duration = Duration::from_millis(20);
+
+/// Waits for programs that were at work when they were detached. They run inside RCU
+/// read-side critical sections, and `MEMBARRIER_CMD_GLOBAL` waits for all of these
+/// (`synchronize_rcu`, kernel/sched/membarrier.c).
+fn await_running_programs() {
+    // SAFETY: plain integers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // Not built in, or refused beside CPUs without a tick.
+        std::thread::sleep(SETTLING);
     }
 }
 
