@@ -65,7 +65,7 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
     let mut stop = runtime.block_on(async { Stop::new() })?;
 
     let scope = Scope::claim(config.cgroup.as_deref())?;
-    let (mut kernel, records) = Kernel::start(scope, &config.kernel)?;
+    let (mut kernel, mut records) = Kernel::start(scope, &config.kernel)?;
     let (sink, source) = queue(QUEUED_SPANS, Arc::clone(&metrics));
     let filter = config.executables.clone();
     let processes = ProcessTable::new(
@@ -74,7 +74,8 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
         Box::new(move |path| filter.include(path)),
         Arc::clone(&metrics),
     );
-    let assembler = Assembler::new(processes, sink, OpenLimits::default(), Arc::clone(&metrics));
+    let mut assembler =
+        Assembler::new(processes, sink, OpenLimits::default(), Arc::clone(&metrics));
 
     let executables = config.executables;
     if executables.are_listed() {
@@ -83,7 +84,8 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
             kernel.set_verdict(pid, executables.include(path.as_deref()));
         }
     }
-    let adopted = crate::reading::adopt(&mut kernel, &executables);
+    let adopted =
+        crate::reading::adopt(&mut kernel, &executables, &mut records, &mut assembler, &metrics);
     tracing::info!(
         cgroup = %kernel.scope().path.display(),
         adopted = adopted.connections,

@@ -22,6 +22,8 @@ const BURST: usize = 4096;
 const REPORT: Duration = Duration::from_secs(60);
 /// How often connections are tried again that were in use when the agent started.
 const ADOPTION: Duration = Duration::from_millis(500);
+/// How much longer than trying took the next try is put off, at least.
+const ADOPTION_REST: u32 = 10;
 /// How many times: what is never idle in a minute stays without headers.
 const ADOPTIONS: u32 = 120;
 /// What other threads ask of the reader.
@@ -83,9 +85,10 @@ impl Reader {
                 report("counters", self.log_format, &self.kernel.counters(), &self.metrics);
             }
             if self.postponed > 0 && Instant::now() >= next_adoption {
-                next_adoption += ADOPTION;
                 adoptions_left -= 1;
-                let adopted = adopt(&mut self.kernel, &self.executables);
+                let started = Instant::now();
+                let adopted = self.adopt();
+                next_adoption = Instant::now() + ADOPTION.max(ADOPTION_REST * started.elapsed());
                 self.postponed = if adoptions_left > 0 { adopted.postponed } else { 0 };
             }
             if Instant::now() >= next_report {
@@ -105,24 +108,14 @@ impl Reader {
     }
 
     fn read(&mut self) {
-        let Self { records, assembler, metrics, .. } = self;
-        let mut opaque = Vec::new();
-        let mut started = Vec::new();
-        let listed = self.executables.are_listed();
-        records.drain(BURST, |bytes| match on_bytes(bytes, assembler, metrics) {
-            Some(Wish::Release(cookie)) => opaque.push(cookie),
-            Some(Wish::Judge(pid)) if listed => started.push(pid),
-            Some(Wish::Judge(_)) | None => {}
-        });
-        for cookie in opaque {
-            self.kernel.release(cookie);
-        }
-        for pid in started {
-            // A process that is gone by now keeps no verdict: nothing of it is touched.
-            if let Some(path) = executable_of(pid) {
-                self.kernel.set_verdict(pid, self.executables.include(Some(&path)));
-            }
-        }
+        let mut wishes = Wishes::default();
+        take(&mut self.records, &mut self.assembler, &self.metrics, &mut wishes);
+        wishes.grant(&mut self.kernel, &self.executables);
+    }
+
+    fn adopt(&mut self) -> Adopted {
+        let Self { kernel, records, assembler, executables, metrics, .. } = self;
+        adopt(kernel, executables, records, assembler, metrics)
     }
 
     /// Says what was lost since the last time, if anything.
@@ -153,6 +146,51 @@ enum Wish {
     Judge(u32),
 }
 
+/// Wishes that are kept until the kernel half is free for them, of each kind. One that is
+/// not granted costs some time for each send, or leaves a process untouched.
+const MAX_WISHES: usize = 65_536;
+
+/// What records ask of the kernel half.
+#[derive(Default)]
+struct Wishes {
+    opaque: Vec<u64>,
+    started: Vec<u32>,
+}
+
+impl Wishes {
+    fn add(&mut self, wish: Wish) {
+        match wish {
+            Wish::Release(cookie) if self.opaque.len() < MAX_WISHES => self.opaque.push(cookie),
+            Wish::Judge(pid) if self.started.len() < MAX_WISHES => self.started.push(pid),
+            Wish::Release(_) | Wish::Judge(_) => {}
+        }
+    }
+
+    fn grant(self, kernel: &mut Kernel, executables: &Executables) {
+        for cookie in self.opaque {
+            kernel.release(cookie);
+        }
+        if !executables.are_listed() {
+            return;
+        }
+        for pid in self.started {
+            // A process that is gone by now keeps no verdict: nothing of it is touched.
+            if let Some(path) = executable_of(pid) {
+                kernel.set_verdict(pid, executables.include(Some(&path)));
+            }
+        }
+    }
+}
+
+/// Takes records out of the ring buffer, at most a burst of them.
+fn take(records: &mut Records, assembler: &mut Assembler, metrics: &Metrics, wishes: &mut Wishes) {
+    records.drain(BURST, |bytes| {
+        if let Some(wish) = on_bytes(bytes, assembler, metrics) {
+            wishes.add(wish);
+        }
+    });
+}
+
 fn on_bytes(bytes: &[u8], assembler: &mut Assembler, metrics: &Metrics) -> Option<Wish> {
     match decode(bytes) {
         Ok(record) => {
@@ -170,11 +208,24 @@ fn on_bytes(bytes: &[u8], assembler: &mut Assembler, metrics: &Metrics) -> Optio
     }
 }
 
-/// Takes over connections that are older than the agent.
-pub(crate) fn adopt(kernel: &mut Kernel, executables: &Executables) -> Adopted {
-    kernel.adopt(std::process::id(), |pid| {
-        executables.are_listed() && !executables.include(executable_of(pid).as_deref())
-    })
+/// Takes over connections that are older than the agent, and reads records meanwhile:
+/// where there are many, the ring buffer would not hold what comes.
+pub(crate) fn adopt(
+    kernel: &mut Kernel,
+    executables: &Executables,
+    records: &mut Records,
+    assembler: &mut Assembler,
+    metrics: &Metrics,
+) -> Adopted {
+    let mut wishes = Wishes::default();
+    let is_excluded =
+        |pid| executables.are_listed() && !executables.include(executable_of(pid).as_deref());
+    let adopted = kernel.adopt(std::process::id(), is_excluded, &mut || {
+        take(records, assembler, metrics, &mut wishes);
+        assembler.tick();
+    });
+    wishes.grant(kernel, executables);
+    adopted
 }
 
 /// The path of a process's executable, if it is still there.

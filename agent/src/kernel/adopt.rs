@@ -28,6 +28,13 @@ const NO_EXIST: u64 = 1;
 /// is delicate, in ms: longer than a busy one ever is.
 const IDLE_MS: u32 = 50;
 
+/// Sockets that are put in the map before it is looked whether one of them came into use.
+/// The look is at every thread of the process, so it cannot be for each socket; and the
+/// sooner it comes, the less can have happened.
+const BATCH: usize = 1024;
+/// Connections that are looked at before something else has its turn.
+const BETWEEN: usize = 256;
+
 /// What was taken over.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Adopted {
@@ -52,13 +59,15 @@ pub(super) struct Enrolment<'a> {
     pub(super) delicate: bool,
 }
 
-/// Takes over the established TCP connections of the processes in scope.
+/// Takes over the established TCP connections of the processes in scope. `between` is
+/// called again and again meanwhile: with many connections this takes long.
 pub(super) fn adopt(
     scope: &Scope,
     connections: &mut SkStorage<MapData, Shared<Connection>>,
     mut enrolment: Option<Enrolment<'_>>,
     is_excluded: impl Fn(u32) -> bool,
     is_left_alone: impl Fn(u16) -> bool,
+    between: &mut dyn FnMut(),
 ) -> Adopted {
     let mut result = Adopted::default();
     let mut listening: HashMap<u64, HashSet<u16>> = HashMap::new();
@@ -67,10 +76,21 @@ pub(super) fn adopt(
         Some(enrolment) if enrolment.delicate => sockets_being_read(scope),
         _ => HashSet::new(),
     };
-    for_each_connection(scope, is_excluded, |pid, socket, cookie, info| {
+    let mut batch = Batch::default();
+    for_each_connection(scope, is_excluded, |connection| {
+        let Some(Borrowed { pid, number, socket, cookie, info }) = connection else {
+            // The last of a process.
+            if let Some(enrolment) = &mut enrolment {
+                batch.settle(enrolment, &mut result);
+            }
+            return between();
+        };
         let Some(ends) = Ends::of(socket) else { return };
         if !seen.insert(cookie) {
             return;
+        }
+        if seen.len() % BETWEEN == 0 {
+            between();
         }
         let ports = listening.entry(network_namespace(pid)).or_insert_with(|| listening_ports(pid));
         let role = if ports.contains(&ends.local_port) { Role::Server } else { Role::Client };
@@ -78,12 +98,12 @@ pub(super) fn adopt(
             return;
         }
         let in_use =
-            |delicate: bool| delicate && (blocked.contains(&cookie) || !is_idle_for_long(info));
+            |delicate: bool| delicate && (blocked.contains(&cookie) || !is_idle_for_long(&info));
         let enrol = role == Role::Client
             && enrolment
                 .as_ref()
                 .is_some_and(|e| e.inherited.contains(&cookie) || !in_use(e.delicate));
-        let state = state_of(&ends, cookie, role, pid, is_idle_client(info) && enrol, enrol);
+        let state = state_of(&ends, cookie, role, pid, is_idle_client(&info) && enrol, enrol);
         if connections.insert(socket, Shared(state), NO_EXIST).is_ok() {
             result.connections += 1;
         }
@@ -94,10 +114,12 @@ pub(super) fn adopt(
             result.postponed += 1;
         } else if enrolment.map.insert(cookie, socket.as_raw_fd(), 0).is_err() {
             result.refused += 1;
-        } else if enrolment.delicate && came_into_use(pid, socket, cookie, info) {
-            // Nothing can have been received yet, so nothing is lost by leaving.
-            let _gone = enrolment.map.remove(&cookie);
-            result.postponed += 1;
+        } else if enrolment.delicate {
+            batch.pid = pid;
+            batch.entered.push(Entered { number, cookie, before: info });
+            if batch.entered.len() >= BATCH {
+                batch.settle(enrolment, &mut result);
+            }
         } else {
             enrolment.inherited.insert(cookie);
             result.enrolled += 1;
@@ -106,17 +128,58 @@ pub(super) fn adopt(
     result
 }
 
+/// A socket that was put in the map a moment ago.
+struct Entered {
+    number: i32,
+    cookie: u64,
+    before: TcpInfo,
+}
+
+/// Sockets of one process that were put in the map where that is delicate.
+#[derive(Default)]
+struct Batch {
+    pid: u32,
+    entered: Vec<Entered>,
+}
+
+impl Batch {
+    /// Takes out those that came into use in the moment in which they were put in.
+    fn settle(&mut self, enrolment: &mut Enrolment<'_>, result: &mut Adopted) {
+        if self.entered.is_empty() {
+            return;
+        }
+        let read = reads_of(self.pid);
+        let process = pidfd_open(self.pid);
+        for Entered { number, cookie: entered, before } in self.entered.drain(..) {
+            // The number may mean another socket by now, or none.
+            let now = process
+                .as_ref()
+                .and_then(|process| pidfd_getfd(process, number))
+                .filter(|socket| cookie(socket) == Some(entered))
+                .and_then(|socket| tcp_info(&socket));
+            let Some(now) = now else {
+                let _gone_with_its_socket = enrolment.map.remove(&entered);
+                continue;
+            };
+            let is_used = now.bytes_sent != before.bytes_sent || read.contains(&entered);
+            // What was received since waits behind the verdict program, and would be lost
+            // if the socket left.
+            if is_used && now.bytes_received == before.bytes_received {
+                let _closed_meanwhile = enrolment.map.remove(&entered);
+                result.postponed += 1;
+            } else {
+                enrolment.inherited.insert(entered);
+                result.enrolled += 1;
+            }
+        }
+    }
+}
+
 /// Whether nothing has happened on a connection for a while, and nothing is on its way.
 fn is_idle_for_long(info: &TcpInfo) -> bool {
     is_idle_client(info)
         && (info.bytes_sent == 0 || info.last_data_sent_ms >= IDLE_MS)
         && (info.bytes_received == 0 || info.last_data_recv_ms >= IDLE_MS)
-}
-
-/// Whether a socket was used in the moment in which it was put in the map.
-fn came_into_use(pid: u32, socket: &OwnedFd, cookie: u64, before: &TcpInfo) -> bool {
-    let sent = tcp_info(socket).is_none_or(|now| now.bytes_sent != before.bytes_sent);
-    sent || reads_of(pid).contains(&cookie)
 }
 
 /// The sockets from which threads of the processes in scope are reading.
@@ -139,19 +202,29 @@ pub(super) fn sockets_in_scope(scope: &Scope) -> HashSet<u64> {
     for_each_connection(
         scope,
         |_| false,
-        |_, _, cookie, _| {
-            cookies.insert(cookie);
+        |connection| {
+            cookies.extend(connection.map(|connection| connection.cookie));
         },
     );
     cookies
 }
 
+/// A connection of a process, as long as it is borrowed.
+struct Borrowed<'a> {
+    pid: u32,
+    number: i32,
+    socket: &'a OwnedFd,
+    cookie: u64,
+    info: TcpInfo,
+}
+
 /// Borrows each established TCP connection of the processes in scope, one after the
-/// other: a socket that is held is not closed when its process closes it.
+/// other: a socket that is held is not closed when its process closes it. `take` gets
+/// nothing after the last one of a process.
 fn for_each_connection(
     scope: &Scope,
     is_excluded: impl Fn(u32) -> bool,
-    mut take: impl FnMut(u32, &OwnedFd, u64, &TcpInfo),
+    mut take: impl FnMut(Option<Borrowed<'_>>),
 ) {
     for pid in scope.processes() {
         if is_excluded(pid) {
@@ -163,9 +236,10 @@ fn for_each_connection(
             let Some(info) = tcp_info(&socket) else { continue };
             let Some(cookie) = cookie(&socket) else { continue };
             if info.state == ESTABLISHED {
-                take(pid, &socket, cookie, &info);
+                take(Some(Borrowed { pid, number, socket: &socket, cookie, info }));
             }
         }
+        take(None);
     }
 }
 

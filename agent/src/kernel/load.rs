@@ -199,11 +199,12 @@ impl Kernel {
     }
 
     /// Takes over connections that are older than the agent. To be called again while
-    /// some are postponed.
+    /// some are postponed. `between` is called while it takes its time.
     pub(crate) fn adopt(
         &mut self,
         agent: u32,
         is_excluded: impl Fn(u32) -> bool,
+        between: &mut dyn FnMut(),
     ) -> adopt::Adopted {
         adopt::adopt(
             &self.scope,
@@ -215,6 +216,7 @@ impl Kernel {
             }),
             |pid| pid == agent || is_excluded(pid),
             |port| self.ports.leave_alone(port),
+            between,
         )
     }
 
