@@ -10,14 +10,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::assemble::{Assembler, OpenLimits};
 use crate::cli::LogFormat;
 use crate::config::{Output, RunConfig};
-use crate::export::{Console, ConsoleConfig, OtlpExporter, SpanSource, queue};
+use crate::export::{Console, ConsoleConfig, OtlpExporter, QueueLimits, SpanSource, queue};
 use crate::kernel::{Kernel, Scope};
 use crate::metrics::Metrics;
 use crate::reading::{Reader, Requests};
 use crate::resolve::{Host, ProcFs, ProcessTable};
 
-/// Spans that wait for the exporter, at most. At some 500 bytes each.
-const QUEUED_SPANS: usize = 32_768;
+/// What waits for the exporter, at most: with the text, some 25 MiB.
+const QUEUED: QueueLimits = QueueLimits { spans: 32_768, text: 16 << 20 };
 
 /// Where finished spans end.
 enum Exporting {
@@ -66,7 +66,7 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
 
     let scope = Scope::claim(config.cgroup.as_deref())?;
     let (mut kernel, mut records) = Kernel::start(scope, &config.kernel)?;
-    let (sink, source) = queue(QUEUED_SPANS, Arc::clone(&metrics));
+    let (sink, source) = queue(QUEUED, Arc::clone(&metrics));
     let filter = config.executables.clone();
     let processes = ProcessTable::new(
         ProcFs::at("/proc"),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::export::queue::tests::spans_alone;
 use crate::export::{SpanSource, queue};
 use crate::resolve::{Host, ProcFs};
 use tracewire_common::records::{HeadFragment, RecordHeader};
@@ -16,7 +17,7 @@ impl Bench {
 
     fn with_filter(filter: fn(Option<&str>) -> bool) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let (sink, source) = queue(10_000, Arc::clone(&metrics));
+        let (sink, source) = queue(spans_alone(10_000), Arc::clone(&metrics));
         // No such directory: every process is unknown.
         let proc = ProcFs::at("/nonexistent");
         let processes =

@@ -25,6 +25,8 @@ pub(crate) struct ExchangeKey {
 pub(crate) struct OpenLimits {
     /// Exchanges open at once.
     pub(crate) exchanges: usize,
+    /// Bytes of text that open exchanges keep of their heads, in all.
+    pub(crate) text: usize,
     /// The longest that an exchange may stay open, in ns. Long, since a download
     /// or an event stream lives for hours; only a lost record leaves one behind.
     pub(crate) exchange_age_ns: u64,
@@ -38,6 +40,7 @@ impl Default for OpenLimits {
     fn default() -> Self {
         Self {
             exchanges: 65_536,
+            text: 16 << 20,
             exchange_age_ns: 3600 * 1_000_000_000,
             fragments: 1_024,
             fragment_age_ns: 60 * 1_000_000_000,
@@ -68,6 +71,8 @@ struct PartialHead {
 pub(crate) struct OpenExchanges {
     exchanges: FxHashMap<ExchangeKey, OpenExchange>,
     heads: FxHashMap<ExchangeKey, PartialHead>,
+    /// Bytes of text in `exchanges`.
+    text: usize,
     limits: OpenLimits,
     swept_ns: u64,
 }
@@ -75,7 +80,8 @@ pub(crate) struct OpenExchanges {
 impl OpenExchanges {
     /// Empty tables.
     pub(crate) fn new(limits: OpenLimits) -> Self {
-        Self { exchanges: FxHashMap::default(), heads: FxHashMap::default(), limits, swept_ns: 0 }
+        let (exchanges, heads) = (FxHashMap::default(), FxHashMap::default());
+        Self { exchanges, heads, text: 0, limits, swept_ns: 0 }
     }
 
     /// Keeps a piece of a long head until the exchange is opened.
@@ -131,22 +137,34 @@ impl OpenExchanges {
         now_ns: u64,
         metrics: &Metrics,
     ) {
-        if self.exchanges.len() >= self.limits.exchanges {
+        let text = exchange.request.text.len();
+        if self.is_full(text) {
             self.sweep(now_ns, metrics);
-            if self.exchanges.len() >= self.limits.exchanges {
+            if self.is_full(text) {
                 metrics.increment(Metric::DropPendingFull);
                 return;
             }
         }
-        if self.exchanges.insert(key, exchange).is_some() {
+        self.text += text;
+        if let Some(before) = self.exchanges.insert(key, exchange) {
+            self.text -= before.request.text.len();
             metrics.increment(Metric::DropReopened);
         }
+    }
+
+    /// Whether one more exchange with so much text is too much.
+    fn is_full(&self, text: usize) -> bool {
+        self.exchanges.len() >= self.limits.exchanges || self.text + text > self.limits.text
     }
 
     /// Takes an exchange that is closed, if it is the one with this span.
     pub(crate) fn take(&mut self, key: ExchangeKey, span_id: u64) -> Option<OpenExchange> {
         match self.exchanges.entry(key) {
-            Entry::Occupied(entry) if entry.get().opened.span_id == span_id => Some(entry.remove()),
+            Entry::Occupied(entry) if entry.get().opened.span_id == span_id => {
+                let exchange = entry.remove();
+                self.text -= exchange.request.text.len();
+                Some(exchange)
+            }
             _ => None,
         }
     }
@@ -163,9 +181,11 @@ impl OpenExchanges {
         }
         self.swept_ns = now_ns;
         let oldest = now_ns.saturating_sub(self.limits.exchange_age_ns);
-        let before = self.exchanges.len();
-        self.exchanges.retain(|_, exchange| exchange.opened.started_ns >= oldest);
-        metrics.add(Metric::DropExpired, (before - self.exchanges.len()) as u64);
+        let expired = self.exchanges.extract_if(|_, exchange| exchange.opened.started_ns < oldest);
+        for (_, exchange) in expired {
+            self.text -= exchange.request.text.len();
+            metrics.increment(Metric::DropExpired);
+        }
 
         let oldest = now_ns.saturating_sub(self.limits.fragment_age_ns);
         let before = self.heads.len();
@@ -234,6 +254,28 @@ mod tests {
         assert_eq!(open.len(), 2);
         assert_eq!(metrics.get(Metric::DropPendingFull), 1);
         assert_eq!(metrics.get(Metric::DropFragmentsFull), 2);
+    }
+
+    #[test]
+    fn open_exchanges_keep_no_more_text_than_they_may() {
+        let metrics = Metrics::default();
+        let text = exchange(1).request.text.len();
+        let mut open = OpenExchanges::new(OpenLimits { text: 2 * text, ..OpenLimits::default() });
+        let key = |connection| ExchangeKey { connection, sequence: 0 };
+        for connection in 0..3 {
+            open.insert(key(connection), exchange(1), 1, &metrics);
+        }
+        assert_eq!((open.len(), metrics.get(Metric::DropPendingFull)), (2, 1));
+        // One that is closed, opened anew or swept makes room.
+        assert!(open.take(key(0), 0).is_some());
+        open.insert(key(3), exchange(1), 1, &metrics);
+        open.insert(key(3), exchange(1), 1, &metrics);
+        assert_eq!((open.len(), metrics.get(Metric::DropPendingFull)), (2, 2));
+        let late = OpenLimits::default().exchange_age_ns + 10 * SWEEP_NS;
+        open.sweep(late, &metrics);
+        open.insert(key(4), exchange(late), late, &metrics);
+        open.insert(key(5), exchange(late), late, &metrics);
+        assert_eq!((open.len(), metrics.get(Metric::DropPendingFull)), (2, 2));
     }
 
     #[test]

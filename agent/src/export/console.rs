@@ -31,7 +31,7 @@ pub(crate) struct ConsoleConfig {
     pub(crate) quiet_without_root: Duration,
     /// Traces kept at once.
     pub(crate) max_traces: usize,
-    /// Spans kept at once.
+    /// Spans kept at once; also spans that may wait to be written.
     pub(crate) max_spans: usize,
 }
 
@@ -76,7 +76,7 @@ impl<W: Write + Send + 'static> Console<W> {
     pub(crate) async fn run(self, mut source: SpanSource) {
         let Self { mut traces, out, metrics } = self;
         let config = traces.config;
-        let mut printer = Printer::start(out, config.max_traces, metrics);
+        let mut printer = Printer::start(out, config, metrics);
         let mut ticks = interval(config.quiet / 4);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -116,12 +116,17 @@ struct Printer {
     handed: u64,
     /// Spans that the thread is done with.
     done: Arc<AtomicU64>,
+    max_spans: u64,
     metrics: Arc<Metrics>,
 }
 
 impl Printer {
-    fn start(mut out: impl Write + Send + 'static, capacity: usize, metrics: Arc<Metrics>) -> Self {
-        let (queue, drawings) = sync_channel::<Drawing>(capacity);
+    fn start(
+        mut out: impl Write + Send + 'static,
+        config: ConsoleConfig,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (queue, drawings) = sync_channel::<Drawing>(config.max_traces);
         let done = Arc::new(AtomicU64::new(0));
         let write = {
             let (metrics, done) = (Arc::clone(&metrics), Arc::clone(&done));
@@ -141,13 +146,20 @@ impl Printer {
         if let Err(error) = &thread {
             tracing::error!(%error, "cannot start the thread that prints traces");
         }
-        Self { queue: Some(queue), thread: thread.ok(), handed: 0, done, metrics }
+        let max_spans = config.max_spans as u64;
+        Self { queue: Some(queue), thread: thread.ok(), handed: 0, done, max_spans, metrics }
     }
 
     /// Hands on drawings; those for which there is no room are dropped and counted.
     fn print(&mut self, drawings: &mut Vec<Drawing>) {
         for drawing in drawings.drain(..) {
             let spans = drawing.spans;
+            let waiting = self.handed - self.done.load(Ordering::Relaxed);
+            // One alone may be larger than all that may wait.
+            if waiting > 0 && waiting + spans > self.max_spans {
+                self.metrics.add(Metric::DropConsole, spans);
+                continue;
+            }
             match self.queue.as_ref().map(|queue| queue.try_send(drawing)) {
                 Some(Ok(())) => self.handed += spans,
                 Some(Err(_)) | None => self.metrics.add(Metric::DropConsole, spans),
@@ -315,7 +327,10 @@ mod tests {
     /// Runs a console over one span until its queue has ended.
     async fn print_one(out: impl Write + Send + 'static) -> Arc<Metrics> {
         let metrics = Arc::new(Metrics::default());
-        let (sink, source) = crate::export::queue(10, Arc::clone(&metrics));
+        let (sink, source) = crate::export::queue(
+            crate::export::queue::tests::spans_alone(10),
+            Arc::clone(&metrics),
+        );
         sink.push(vec![span(1, 1, 0)]);
         drop(sink);
         let console = Console::new(ConsoleConfig::new(false), out, Arc::clone(&metrics));
@@ -340,6 +355,26 @@ mod tests {
             }
         }
         assert_eq!(print_one(Closed).await.get(Metric::DropConsole), 1);
+    }
+
+    #[test]
+    fn drawings_wait_only_up_to_their_spans() {
+        struct Slow;
+        impl Write for Slow {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                std::thread::sleep(Duration::from_millis(200));
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let metrics = Arc::new(Metrics::default());
+        let config = ConsoleConfig { max_spans: 10, ..ConsoleConfig::new(false) };
+        let mut printer = Printer::start(Slow, config, Arc::clone(&metrics));
+        let drawing = |spans| Drawing { text: "x".to_owned(), spans };
+        printer.print(&mut vec![drawing(30), drawing(4), drawing(4)]);
+        assert_eq!(metrics.get(Metric::DropConsole), 8);
     }
 
     #[tokio::test]

@@ -7,10 +7,10 @@ mod batch;
 mod console;
 mod encode;
 mod otlp;
-mod queue;
+pub(crate) mod queue;
 mod retry;
 mod waterfall;
 
 pub(crate) use console::{Console, ConsoleConfig};
 pub(crate) use otlp::{OtlpConfig, OtlpExporter, parse_headers};
-pub(crate) use queue::{SpanSink, SpanSource, queue};
+pub(crate) use queue::{QueueLimits, SpanSink, SpanSource, queue};

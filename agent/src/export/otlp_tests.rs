@@ -1,4 +1,5 @@
 use super::*;
+use crate::export::queue::tests::spans_alone;
 use crate::export::{SpanSink, queue};
 use crate::resolve::Resource;
 use crate::span::tests::example;
@@ -75,7 +76,7 @@ struct Running {
 impl Running {
     fn start(config: OtlpConfig) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let (sink, source) = queue(1_000, Arc::clone(&metrics));
+        let (sink, source) = queue(spans_alone(1_000), Arc::clone(&metrics));
         let exporter =
             OtlpExporter::new(config, Arc::clone(&metrics)).expect("a good configuration");
         Self { sink, metrics, task: tokio::spawn(exporter.run(source)) }

@@ -54,6 +54,16 @@ impl Identity {
             executable_path: path.map(String::into_boxed_str),
         }
     }
+
+    /// Bytes that it takes, about.
+    pub(crate) fn weight(&self) -> usize {
+        let texts = [&self.service_name, &self.executable_name, &self.executable_path];
+        let texts = texts.into_iter().flatten().map(|text| text.len());
+        let attributes = self.attributes.iter();
+        size_of::<Self>()
+            + texts.sum::<usize>()
+            + attributes.map(|pair| size_of_val(pair) + pair.0.len() + pair.1.len()).sum::<usize>()
+    }
 }
 
 /// The command of a first argument that may be a title, as in `nginx: worker process`.

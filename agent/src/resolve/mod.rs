@@ -33,6 +33,9 @@ pub(crate) type ExecutableFilter = Box<dyn Fn(Option<&str>) -> bool + Send>;
 
 /// Processes known at once.
 pub(crate) const MAX_PROCESSES: usize = 16_384;
+/// What is kept of them in all, in bytes. Most take a few hundred; one that is given many
+/// attributes in its environment can take forty thousand.
+const MAX_BYTES: usize = 16 << 20;
 /// Cgroups whose container is remembered.
 const MAX_CGROUPS: usize = 4_096;
 /// How long a process is kept after it left: its last spans come late. In ns.
@@ -62,6 +65,18 @@ struct Process {
     exited_ns: Option<u64>,
 }
 
+impl Process {
+    /// Bytes that are kept of it, about. What it shares with others counts for each.
+    fn weight(&self) -> usize {
+        let identity = self.identity.as_ref().map_or(0, |identity| identity.weight());
+        let resource = match &self.verdict {
+            Some(Verdict::Named(resource)) => resource.weight(),
+            Some(Verdict::Excluded) | None => 0,
+        };
+        size_of::<Self>() + identity + resource
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Verdict {
     Excluded,
@@ -87,6 +102,9 @@ pub(crate) struct ProcessTable {
     /// The answer for spans without a process.
     nobody: Verdict,
     max_processes: usize,
+    max_bytes: usize,
+    /// The weight of all in `processes`.
+    bytes: usize,
     swept_ns: u64,
     metrics: Arc<Metrics>,
 }
@@ -112,6 +130,8 @@ impl ProcessTable {
             filter,
             nobody,
             max_processes: MAX_PROCESSES,
+            max_bytes: MAX_BYTES,
+            bytes: 0,
             swept_ns: 0,
             metrics,
         }
@@ -197,14 +217,14 @@ impl ProcessTable {
             return;
         }
         self.swept_ns = now_ns;
-        self.processes.retain(|_, process| {
-            process.exited_ns.is_none_or(|exited| now_ns.saturating_sub(exited) < KEEP_EXITED_NS)
+        self.forget_where(|process| {
+            process.exited_ns.is_some_and(|exited| now_ns.saturating_sub(exited) >= KEEP_EXITED_NS)
         });
     }
 
     fn resolve(&mut self, tgid: u32, cgroup_id: u64, now_ns: u64) -> Verdict {
         let started = self.proc.started(tgid);
-        let mut process = self.processes.remove(&tgid).unwrap_or_default();
+        let mut process = self.remove(tgid).unwrap_or_default();
         // A process id that means another process now: its exit was not seen.
         if let (Some(before), Some(now)) = (process.started, started)
             && before != now
@@ -299,23 +319,43 @@ impl ProcessTable {
     }
 
     fn insert(&mut self, tgid: u32, process: Process, now_ns: u64) {
-        if self.processes.len() >= self.max_processes && !self.processes.contains_key(&tgid) {
-            self.make_room(now_ns);
+        self.remove(tgid);
+        let weight = process.weight();
+        if self.is_full(weight) {
+            self.make_room(weight, now_ns);
         }
+        self.bytes += weight;
         self.processes.insert(tgid, process);
+    }
+
+    fn remove(&mut self, tgid: u32) -> Option<Process> {
+        let process = self.processes.remove(&tgid)?;
+        self.bytes -= process.weight();
+        Some(process)
+    }
+
+    fn forget_where(&mut self, is_over: impl Fn(&Process) -> bool) {
+        for (_, process) in self.processes.extract_if(|_, process| is_over(process)) {
+            self.bytes -= process.weight();
+        }
+    }
+
+    /// Whether one more process of such a weight is too much.
+    fn is_full(&self, weight: usize) -> bool {
+        self.processes.len() >= self.max_processes || self.bytes + weight > self.max_bytes
     }
 
     /// Makes room in a full table: first of all who left, else of anybody, who is
     /// read again from `/proc` when needed.
-    fn make_room(&mut self, now_ns: u64) {
+    fn make_room(&mut self, weight: usize, now_ns: u64) {
         if now_ns >= self.swept_ns.saturating_add(SWEEP_NS) {
             self.swept_ns = now_ns;
-            self.processes.retain(|_, process| process.exited_ns.is_none());
+            self.forget_where(|process| process.exited_ns.is_some());
         }
-        if self.processes.len() >= self.max_processes
+        while self.is_full(weight)
             && let Some(&victim) = self.processes.keys().next()
         {
-            self.processes.remove(&victim);
+            self.remove(victim);
             self.metrics.increment(Metric::ProcessesEvicted);
         }
     }

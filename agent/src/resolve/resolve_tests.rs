@@ -181,3 +181,22 @@ fn a_full_table_forgets_those_who_left_first() {
     assert_eq!(table.processes.len(), 2);
     assert_eq!(table.metrics.get(Metric::ProcessesEvicted), 1);
 }
+
+#[test]
+fn a_table_full_of_long_environments_keeps_no_more_than_it_may() {
+    let proc = FakeProc::new();
+    let mut table = proc.table();
+    table.max_bytes = 100_000;
+    let environ = format!("OTEL_RESOURCE_ATTRIBUTES=k={}\0", "v".repeat(10_000));
+    for tgid in 1..=100 {
+        table.on_exec(&exec(tgid), b"a\0", environ.as_bytes());
+        // Named, it is kept a second time.
+        assert_eq!(name(&mut table, tgid, 1), "a");
+        assert!(table.bytes <= 100_000, "{}", table.bytes);
+    }
+    let kept: usize = table.processes.values().map(Process::weight).sum();
+    assert_eq!(table.bytes, kept);
+    let count = table.processes.len() as u64;
+    assert!((3..=9).contains(&count), "{count}");
+    assert_eq!(table.metrics.get(Metric::ProcessesEvicted), 100 - count);
+}

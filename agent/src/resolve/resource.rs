@@ -92,6 +92,18 @@ impl Resource {
         resource
     }
 
+    /// Bytes that it takes, about.
+    pub(crate) fn weight(&self) -> usize {
+        let attribute = |pair: &(Cow<'static, str>, ResourceValue)| {
+            let key = if let Cow::Owned(key) = &pair.0 { key.len() } else { 0 };
+            let value = if let ResourceValue::Text(text) = &pair.1 { text.len() } else { 0 };
+            size_of_val(pair) + key + value
+        };
+        size_of::<Self>()
+            + self.service_name.len()
+            + self.attributes.iter().map(attribute).sum::<usize>()
+    }
+
     fn push(&mut self, key: Cow<'static, str>, value: ResourceValue) {
         if !self.attributes.iter().any(|(present, _)| *present == key) {
             self.attributes.push((key, value));
