@@ -32,6 +32,9 @@ const EXPORT_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/
 const MAX_IN_FLIGHT: usize = 3;
 /// How often the same trouble is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
+/// How long an answer is looked for when its time is over. If this process did not run
+/// meanwhile (a stop, a frozen cgroup), the answer may have come long ago.
+const GRACE: Duration = Duration::from_millis(200);
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,7 +51,7 @@ pub(crate) struct OtlpConfig {
     pub(crate) linger: Duration,
     /// The bounds of a request.
     pub(crate) limits: BatchLimits,
-    /// How long one request is tried again, after its first try.
+    /// How long one request is tried again, after its first try; once at least.
     pub(crate) max_retry_time: Duration,
     /// How long sending may go on after the queue has ended.
     pub(crate) flush_timeout: Duration,
@@ -203,9 +206,9 @@ impl OtlpExporter {
         }
         work.seal();
         let deadline = deadline.unwrap_or_else(|| Instant::now() + self.config.flush_timeout);
-        if timeout_at(deadline, work.finish()).await.is_err() {
-            work.give_up(&mut source);
-        }
+        // In time or not: a task that panicked has not said what became of its spans.
+        let _in_time = timeout_at(deadline, work.finish()).await;
+        work.give_up(&mut source);
     }
 }
 
@@ -304,6 +307,7 @@ impl Sender {
     async fn deliver(&self, batch: &SealedBatch) {
         let give_up = Instant::now() + self.max_retry_time;
         let mut backoff = Backoff::new();
+        let mut is_retry = false;
         loop {
             self.metrics.increment(Metric::ExportRequests);
             let status = match self.send(batch.body.clone()).await {
@@ -315,12 +319,14 @@ impl Sender {
                 return self.log(&status, "the collector refused spans, which are dropped");
             };
             let wait = backoff.wait(asked);
-            if Instant::now() + wait > give_up {
+            // Once it is tried again in any case: this process may not have run for long.
+            if is_retry && Instant::now() + wait > give_up {
                 self.metrics.add(Metric::DropRetriesExhausted, batch.spans);
                 return self.log(&status, "gave up sending spans, which are dropped");
             }
             self.log(&status, "cannot send spans, trying again");
             self.metrics.increment(Metric::ExportRetries);
+            is_retry = true;
             sleep(wait).await;
         }
     }
@@ -333,7 +339,12 @@ impl Sender {
             grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
             grpc.unary(request, PathAndQuery::from_static(EXPORT_PATH), EncodedRequests).await
         };
-        match timeout(self.timeout, call).await {
+        let mut call = pin!(call);
+        let mut result = timeout(self.timeout, &mut call).await;
+        if result.is_err() {
+            result = timeout(GRACE, &mut call).await;
+        }
+        match result {
             Ok(result) => Ok(result?.into_inner()),
             Err(_) => Err(Status::deadline_exceeded("the request timed out")),
         }

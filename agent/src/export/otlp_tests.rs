@@ -186,6 +186,48 @@ async fn a_connection_that_breaks_is_made_again_and_nothing_is_lost() {
     assert_eq!(metrics.get(Metric::SpansExported), 2, "{:?}", metrics.snapshot());
 }
 
+/// A collector with a thread of its own.
+fn collector_beside() -> (Collector, String) {
+    let collector = Collector::default();
+    let (tell, endpoint) = std::sync::mpsc::channel();
+    let beside = collector.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime needs nothing but threads").block_on(async {
+            tell.send(beside.serve()).expect("the test waits for it");
+            std::future::pending::<()>().await;
+        });
+    });
+    (collector, endpoint.recv().expect("the collector listens"))
+}
+
+#[tokio::test]
+async fn a_request_in_whose_middle_the_agent_was_stopped_is_brought_to_its_end() {
+    let (collector, endpoint) = collector_beside();
+    let config = OtlpConfig { timeout: Duration::from_millis(300), ..config(endpoint) };
+    let exporter = Running::start(config);
+    // Larger than what HTTP/2 sends without being asked for more.
+    exporter.push(1000);
+    while exporter.metrics.get(Metric::ExportRequests) == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    // Nothing of the exporter runs while this thread sleeps.
+    std::thread::sleep(Duration::from_millis(500));
+    let metrics = exporter.finish().await;
+    assert_eq!(metrics.get(Metric::ExportRetries), 0);
+    assert_eq!(metrics.get(Metric::SpansExported), 1000, "{:?}", metrics.snapshot());
+    assert_eq!(collector.received(), [1000]);
+}
+
+#[tokio::test]
+async fn a_request_is_tried_again_once_however_long_the_first_try_took() {
+    let collector = Collector::answering([Err(Status::new(Code::Unavailable, "busy"))]);
+    let config = OtlpConfig { max_retry_time: Duration::ZERO, ..config(collector.serve()) };
+    let exporter = Running::start(config);
+    exporter.push(2);
+    assert_eq!(exporter.finish().await.get(Metric::SpansExported), 2);
+}
+
 #[tokio::test]
 async fn a_refusal_is_not_tried_again_and_counted() {
     let collector = Collector::answering([Err(Status::new(Code::InvalidArgument, "no"))]);
