@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::process::Process;
 
-/// How long attaching may take: the verifier runs in it.
-const READY_LIMIT: Duration = Duration::from_secs(20);
+/// How long attaching may take: the verifier runs in it, for long on a busy machine.
+const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long stopping may take: five seconds for the last export, and some to detach.
 const STOP_LIMIT: Duration = Duration::from_secs(8);

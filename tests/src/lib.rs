@@ -25,5 +25,6 @@ pub mod process;
 pub mod script;
 pub mod services;
 pub mod stream;
+pub mod swarm;
 pub mod trace_parent;
 pub mod world;

@@ -143,7 +143,16 @@ impl Process {
     ///
     /// If no such line comes within [`PATIENCE`].
     pub fn wait_line(&self, word: &str) -> String {
-        let line = self.stdout.wait(PATIENCE, |line| line.split(' ').next() == Some(word));
+        self.wait_line_for(word, PATIENCE)
+    }
+
+    /// As [`Process::wait_line`], with another limit.
+    ///
+    /// # Panics
+    ///
+    /// If no such line comes within `limit`.
+    pub fn wait_line_for(&self, word: &str, limit: Duration) -> String {
+        let line = self.stdout.wait(limit, |line| line.split(' ').next() == Some(word));
         let line = line
             .unwrap_or_else(|| panic!("{} wrote no line {word:?}\n{}", self.name, self.output()));
         line[word.len()..].trim().to_owned()

@@ -16,6 +16,9 @@ pub(crate) struct Arguments {
     /// Run only this part (what it needs is built all the same)
     #[arg(long, value_enum)]
     only: Option<Part>,
+    /// The long forms of tests that have one: minutes where there are seconds
+    #[arg(long)]
+    long: bool,
 }
 
 /// A part of the tests.
@@ -29,6 +32,8 @@ enum Part {
     E2e,
     /// Two minutes of the generator that judges whether traffic is changed, as root
     Exactness,
+    /// Of these, the faults alone: agent, collector, memory and machine
+    Faults,
 }
 
 /// Runs the stages; all of them, also after one has failed.
@@ -39,7 +44,8 @@ enum Part {
 pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()> {
     let wanted = |part| arguments.only.is_none_or(|only| only == part);
     let mut stages = Stages::default();
-    if wanted(Part::E2e) || wanted(Part::Exactness) {
+    let end_to_end = wanted(Part::E2e) || wanted(Part::Faults);
+    if end_to_end || wanted(Part::Exactness) {
         packages::require_root("the end-to-end test")?;
     }
     if wanted(Part::E2e) {
@@ -65,15 +71,19 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
             )
         })?;
     }
-    if wanted(Part::E2e) {
+    if end_to_end {
         stages.run("end-to-end tests", || {
-            process::run(
-                cargo("test")
-                    .args(["--package", "tracewire-tests", "--no-fail-fast"])
-                    // Each test has processors, ports and an agent to itself.
-                    .args(["--", "--test-threads=1"])
-                    .env("TRACEWIRE_BIN", workspace::agent_binary()),
-            )
+            let mut tests = cargo("test");
+            tests.args(["--package", "tracewire-tests", "--no-fail-fast"]);
+            if arguments.only == Some(Part::Faults) {
+                tests.args(["--test", "faults"]);
+            }
+            if arguments.long {
+                tests.env("TRACEWIRE_TEST_LONG", "1");
+            }
+            // Each test has processors, ports and an agent to itself.
+            tests.args(["--", "--test-threads=1"]).env("TRACEWIRE_BIN", workspace::agent_binary());
+            process::run(&mut tests)
         })?;
     }
     if wanted(Part::Exactness) {
