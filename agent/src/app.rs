@@ -13,6 +13,7 @@ use crate::config::{Output, RunConfig};
 use crate::export::{Console, ConsoleConfig, OtlpExporter, QueueLimits, SpanSource, queue};
 use crate::kernel::{Kernel, Scope};
 use crate::metrics::Metrics;
+use crate::privileges;
 use crate::reading::{Reader, Requests};
 use crate::resolve::{Host, ProcFs, ProcessTable};
 
@@ -65,7 +66,13 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
     let mut stop = runtime.block_on(async { Stop::new() })?;
 
     let scope = Scope::claim(config.cgroup.as_deref())?;
+    let losses = privileges::losses();
     let (mut kernel, mut records) = Kernel::start(scope, &config.kernel)?;
+    // From here on there are threads, which inherit what is left.
+    let kept = privileges::drop_unneeded(kernel.needs_capability())?;
+    for loss in losses {
+        tracing::warn!("{loss}");
+    }
     let (sink, source) = queue(QUEUED, Arc::clone(&metrics));
     let filter = config.executables.clone();
     let processes = ProcessTable::new(
@@ -92,6 +99,7 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
         enrolled = adopted.enrolled,
         refused = adopted.refused,
         postponed = adopted.postponed,
+        capabilities = kept.join(","),
         "ready"
     );
 
@@ -129,9 +137,9 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
             }
         }
     });
-    let counters =
+    let (counters, runs) =
         reading.join().map_err(|_| anyhow::anyhow!("the thread that reads records panicked"))?;
-    crate::reading::report("stopped", log_format, &counters, &metrics);
+    crate::reading::report("stopped", log_format, &counters, &runs, &metrics);
     Ok(())
 }
 

@@ -1,18 +1,30 @@
 //! `tracewire check`: what every feature needs, whether it is there, what to do if not.
 
 use std::cell::Cell;
+use std::io::Write as _;
 use std::path::Path;
 
 use crate::kernel::{Readability, Scope, requirements, try_all};
+use crate::privileges;
 
 /// Prints the report. Answers whether `run` can work.
 pub(crate) fn check(cgroup: Option<&Path>) -> bool {
     let works = Cell::new(true);
     let say = |ok: bool, name: &str, text: &str| {
         works.set(works.get() && ok);
-        println!("{} {name}: {text}", if ok { "ok     " } else { "MISSING" });
+        line(&format!("{} {name}: {text}", if ok { "ok     " } else { "MISSING" }));
     };
 
+    let capabilities = privileges::report();
+    for one in &capabilities {
+        match (one.held, one.optional) {
+            (false, true) => line(&format!("off     {}: {}", one.name, one.text)),
+            (held, _) => say(held, one.name, &one.text),
+        }
+    }
+    if capabilities.iter().any(|one| !one.held) {
+        line(&format!("        To give Tracewire a capability: {}", privileges::HOW));
+    }
     for requirement in requirements() {
         match requirement.state {
             Ok(found) => {
@@ -27,7 +39,7 @@ pub(crate) fn check(cgroup: Option<&Path>) -> bool {
     }
     if !works.get() {
         // Programs cannot load without what is missing.
-        println!("\nTracewire cannot run here until what is missing is there.");
+        line("\nTracewire cannot run here until what is missing is there.");
         return false;
     }
     let trial = match try_all() {
@@ -43,9 +55,14 @@ pub(crate) fn check(cgroup: Option<&Path>) -> bool {
         .any(|p| p.name.starts_with("associate_receiver") && p.error.is_none());
     for program in &trial.programs {
         match &program.error {
-            None => say(true, program.name, &format!("loads (to {})", program.purpose)),
+            None => {
+                let walked = program.verified.map_or_else(String::new, |number| {
+                    format!("; the verifier walked {number} instructions")
+                });
+                say(true, program.name, &format!("loads (to {}{walked})", program.purpose));
+            }
             Some(error) if program.optional => {
-                println!("off     {}: cannot {}: {error}", program.name, program.purpose);
+                line(&format!("off     {}: cannot {}: {error}", program.name, program.purpose));
             }
             Some(error) => {
                 say(false, program.name, &format!("cannot {}: {error}", program.purpose));
@@ -74,6 +91,11 @@ pub(crate) fn check(cgroup: Option<&Path>) -> bool {
         // Reading works all the same, but `run` must be told.
         Err(text) => say(false, "propagation", &text),
     }
-    println!("\nTracewire {} run here.", if works.get() { "can" } else { "cannot" });
+    line(&format!("\nTracewire {} run here.", if works.get() { "can" } else { "cannot" }));
     works.get()
+}
+
+/// A line of the report. Who stops reading (`check | head`) has read enough.
+fn line(text: &str) {
+    let _nobody_reads = writeln!(std::io::stdout(), "{text}");
 }

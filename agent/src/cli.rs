@@ -154,6 +154,15 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "TRACEWIRE_MAX_ACTIVITIES", value_name = "N", default_value_t = 65_536)]
     pub(crate) max_activities: u32,
 
+    /// Count and time the runs of the kernel half's programs, and log them with the
+    /// counters. The kernel then times every BPF program of the host, which costs.
+    #[arg(
+        long,
+        env = "TRACEWIRE_PROGRAM_TIMES",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub(crate) program_times: bool,
+
     /// How far the agent stands back behind the workload, as in nice(1).
     #[arg(
         long,

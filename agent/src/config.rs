@@ -118,6 +118,7 @@ impl RunConfig {
                 ring_bytes: args.ring_bytes,
                 max_connections: args.max_connections,
                 max_activities: args.max_activities,
+                program_times: args.program_times,
             },
             executables,
             output: output(args)?,

@@ -1,6 +1,9 @@
 //! Logs, to standard error.
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{LogFormat, LogLevel};
 use crate::config::LogConfig;
@@ -14,12 +17,17 @@ pub(crate) fn start(config: LogConfig) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
+    // What libraries say at length is about bytes on their way to the collector, and
+    // nobody here decides what of those they quote.
+    let libraries = level.min(LevelFilter::WARN);
+    let targets =
+        Targets::new().with_target(env!("CARGO_CRATE_NAME"), level).with_default(libraries);
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_target(false);
     match config.format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.with_ansi(false).finish().with(targets).init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().with(targets).init(),
     }
 }

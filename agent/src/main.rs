@@ -11,6 +11,8 @@ mod export;
 mod kernel;
 mod logging;
 mod metrics;
+mod panics;
+mod privileges;
 mod reading;
 mod resolve;
 mod span;
@@ -35,6 +37,7 @@ const VARIABLES: &[&str] = &[
     "TRACEWIRE_RING_BYTES",
     "TRACEWIRE_MAX_CONNECTIONS",
     "TRACEWIRE_MAX_ACTIVITIES",
+    "TRACEWIRE_PROGRAM_TIMES",
     "TRACEWIRE_NICE",
 ];
 
@@ -50,6 +53,7 @@ fn forget_empty_variables() {
 
 fn main() -> ExitCode {
     forget_empty_variables();
+    privileges::forbid_core_dumps();
     match Cli::parse().command {
         Command::Check(args) => {
             if check::check(args.cgroup.as_deref()) {
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
             }
         }
         Command::Run(args) => {
+            panics::report_briefly(args.log_format);
             logging::start(config::LogConfig { level: args.log_level, format: args.log_format });
             let config = match config::RunConfig::new(&args) {
                 Ok(config) => config,

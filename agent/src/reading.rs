@@ -1,5 +1,6 @@
 //! The thread that reads records from the kernel.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use tracewire_common::records::{Record, decode};
 use crate::assemble::Assembler;
 use crate::cli::LogFormat;
 use crate::executables::Executables;
-use crate::kernel::{Adopted, Kernel, Records};
+use crate::kernel::{Adopted, Kernel, ProgramRuns, Records};
 use crate::metrics::{Metric, Metrics};
 
 /// How long records may wait. Short enough for a person at the console, long enough
@@ -71,8 +72,11 @@ impl Reader {
     }
 
     /// Reads until it is told to stop, then detaches and reads what is left. Answers the
-    /// kernel half's last counters.
-    pub(crate) fn run(mut self, requests: &Requests) -> HashMap<&'static str, u64> {
+    /// kernel half's last counters, and what its programs did.
+    pub(crate) fn run(
+        mut self,
+        requests: &Requests,
+    ) -> (HashMap<&'static str, u64>, Vec<ProgramRuns>) {
         let mut next_report = Instant::now() + REPORT;
         let mut next_adoption = Instant::now() + ADOPTION;
         let mut adoptions_left = ADOPTIONS;
@@ -82,7 +86,13 @@ impl Reader {
             self.assembler.tick();
             self.kernel.log_messages();
             if requests.report.swap(false, Ordering::Relaxed) {
-                report("counters", self.log_format, &self.kernel.counters(), &self.metrics);
+                report(
+                    "counters",
+                    self.log_format,
+                    &self.kernel.counters(),
+                    &self.kernel.program_runs(),
+                    &self.metrics,
+                );
             }
             if self.postponed > 0 && Instant::now() >= next_adoption {
                 adoptions_left -= 1;
@@ -97,14 +107,14 @@ impl Reader {
             }
         }
         let Self { kernel, mut records, mut assembler, metrics, .. } = self;
-        let counters = kernel.detach();
+        let last = kernel.detach();
         // Nobody writes any more, so this ends with what the ring buffer holds.
         records.drain(usize::MAX, |bytes| {
             // What it asks of the kernel half comes too late.
             let _wish = on_bytes(bytes, &mut assembler, &metrics);
         });
         assembler.finish();
-        counters
+        last
     }
 
     fn read(&mut self) {
@@ -240,10 +250,16 @@ pub(crate) fn report(
     what: &str,
     format: LogFormat,
     kernel: &HashMap<&'static str, u64>,
+    programs: &[ProgramRuns],
     metrics: &Metrics,
 ) {
-    let all: BTreeMap<_, _> =
-        kernel.iter().map(|(&name, &value)| (name, value)).chain(metrics.snapshot()).collect();
+    let counted = kernel.iter().map(|(&name, &value)| (name, value)).chain(metrics.snapshot());
+    let mut all: BTreeMap<Cow<'static, str>, u64> =
+        counted.map(|(name, value)| (name.into(), value)).collect();
+    for program in programs {
+        all.insert(format!("program_{}_runs", program.name).into(), program.runs);
+        all.insert(format!("program_{}_ns", program.name).into(), program.nanoseconds);
+    }
     match format {
         LogFormat::Json => {
             eprintln!("{}", serde_json::json!({"level": "INFO", "message": what, "counters": all}));

@@ -15,6 +15,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod cleanup;
+pub mod confine;
 pub mod expect;
 pub mod http1;
 pub mod kernel_programs;

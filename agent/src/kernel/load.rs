@@ -25,7 +25,9 @@ use super::quiet::Quiet;
 use super::reader::Records;
 use super::requirements::requirements;
 use super::scope::Scope;
+use super::stats::{self, ProgramRuns, Timing};
 use super::takeover::{self, Pinned};
+use crate::privileges;
 
 /// What the programs are told before they run.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub(crate) struct KernelSettings {
     pub(crate) max_connections: u32,
     /// Activities and tasks that are followed at once.
     pub(crate) max_activities: u32,
+    /// Whether the kernel counts and times the programs' runs.
+    pub(crate) program_times: bool,
 }
 
 /// Why the programs do not run.
@@ -88,6 +92,7 @@ pub(crate) struct Kernel {
     messages: Messages,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
     stages: ProgramArray<MapData>,
+    _timing: Option<Timing>,
 }
 
 impl Kernel {
@@ -168,6 +173,7 @@ impl Kernel {
             ebpf.take_map("RECORDS").context("the object has no map RECORDS")?,
         )?);
         let messages = Messages::new(&mut ebpf)?;
+        let timing = settings.program_times.then(Timing::start).transpose()?;
         programs::attach_all(&mut ebpf, &scope, receive)?;
         if propagating {
             let stage: &SkMsg = ebpf
@@ -189,6 +195,7 @@ impl Kernel {
             inherited: pinned.and(predecessor).map(|p| p.sockets).unwrap_or_default(),
             messages,
             stages,
+            _timing: timing,
         };
         Ok((kernel, records))
     }
@@ -246,9 +253,22 @@ impl Kernel {
         read_counters(&self.counts)
     }
 
+    /// What the programs did, if that is counted.
+    pub(crate) fn program_runs(&self) -> Vec<ProgramRuns> {
+        stats::runs(&self.ebpf, programs::names())
+    }
+
+    /// Whether this kernel lets nobody ask for a map's entries without `CAP_BPF`: those
+    /// before 5.19 do not, where `kernel.unprivileged_bpf_disabled` is set.
+    pub(crate) fn needs_capability(&self) -> bool {
+        let asked = privileges::without_any(|| self.counts.get(&0, 0).is_ok());
+        asked != Some(true)
+    }
+
     /// Detaches every program, at once; traffic goes on without them. Answers the last
-    /// counters: nothing is counted, and no record written, after them.
-    pub(crate) fn detach(self) -> StdHashMap<&'static str, u64> {
+    /// counters and runs: nothing is counted, and no record written, after them.
+    pub(crate) fn detach(self) -> (StdHashMap<&'static str, u64>, Vec<ProgramRuns>) {
+        let runs = self.program_runs();
         let Self { ebpf, counts, mut stages, .. } = self;
         if self.propagating
             && let Err(error) = stages.clear_index(&0)
@@ -257,7 +277,7 @@ impl Kernel {
         }
         drop((stages, ebpf));
         await_running_programs();
-        read_counters(&counts)
+        (read_counters(&counts), runs)
     }
 }
 

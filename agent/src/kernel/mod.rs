@@ -14,6 +14,7 @@ mod quiet;
 mod reader;
 mod requirements;
 mod scope;
+mod stats;
 mod takeover;
 
 pub(crate) use adopt::Adopted;
@@ -23,3 +24,4 @@ pub(crate) use programs::try_all;
 pub(crate) use reader::Records;
 pub(crate) use requirements::requirements;
 pub(crate) use scope::Scope;
+pub(crate) use stats::ProgramRuns;

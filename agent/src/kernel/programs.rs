@@ -8,6 +8,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use super::enrolment::{self, Readability};
 use super::requirements::release;
 use super::scope::Scope;
+use super::stats;
 
 /// The eBPF object, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACEWIRE_EBPF_OBJECT"));
@@ -54,6 +55,13 @@ pub(crate) struct ProgramReport {
     pub(crate) error: Option<String>,
     /// Whether the agent works without it, with less.
     pub(crate) optional: bool,
+    /// Instructions that the verifier walked until it took it, where the kernel says so.
+    pub(crate) verified: Option<u64>,
+}
+
+/// The names of the programs.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.iter().map(|&(name, _)| name)
 }
 
 /// Loads one program into the kernel.
@@ -127,6 +135,7 @@ pub(crate) fn try_all() -> Result<Trial> {
             name,
             purpose,
             error: load(&mut ebpf, &btf, name).err().map(|e| short(&e)),
+            verified: ebpf.program(name).and_then(stats::verified_instructions),
             optional: FOR_PROPAGATION.contains(&name) || name.starts_with(RECEIVE),
         })
         .collect();

@@ -5,6 +5,7 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
 
 use super::btf::KernelTypes;
+use crate::privileges;
 
 /// One thing that is needed.
 #[derive(Debug)]
@@ -31,18 +32,11 @@ pub(crate) fn release() -> String {
 
 /// Looks at each, without attaching anything.
 pub(crate) fn requirements() -> Vec<Requirement> {
-    // SAFETY: no arguments.
-    let root = unsafe { libc::geteuid() } == 0;
-    let privileges = if root {
-        Ok("running as root".to_owned())
-    } else {
-        Err("Tracewire needs root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE): run it with sudo, or as a privileged container".to_owned())
-    };
-    let mut found = vec![Requirement::new("privileges", "load and attach programs", privileges)];
-    if !root {
+    if let Some(obstacle) = privileges::obstacle() {
         // Without them nothing else can be told.
-        return found;
+        return vec![Requirement::new("privileges", "load and attach programs", Err(obstacle))];
     }
+    let mut found = Vec::new();
     let release = release();
     found.push(Requirement::new(
         "ring buffer",
