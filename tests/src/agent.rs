@@ -107,6 +107,19 @@ impl Agent {
         (counters, stderr)
     }
 
+    /// Stops the agent in good order; gives all that it wrote.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end with success in time.
+    pub fn stop_with_output(mut self) -> String {
+        self.process.signal(libc::SIGTERM);
+        let status = self.process.wait_exit(STOP_LIMIT);
+        let output = self.process.output();
+        assert!(status.is_some_and(|status| status.success()), "agent: {status:?}\n{output}");
+        output
+    }
+
     /// Kills the agent as nothing can be caught.
     pub fn kill9(mut self) -> Option<ExitStatus> {
         self.process.signal(libc::SIGKILL);

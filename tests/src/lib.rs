@@ -27,5 +27,6 @@ pub mod script;
 pub mod services;
 pub mod stream;
 pub mod swarm;
+pub mod tee;
 pub mod trace_parent;
 pub mod world;
