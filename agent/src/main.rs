@@ -8,6 +8,9 @@ mod clock;
 mod config;
 mod executables;
 mod export;
+#[cfg(test)]
+#[expect(unreachable_pub, reason = "it is public where the fuzz targets are built of it")]
+mod fuzzing;
 mod kernel;
 mod logging;
 mod metrics;

@@ -1,4 +1,4 @@
-//! What developers of Tracewire run: build, lint, test, demo, bench.
+//! What developers of Tracewire run: build, lint, test, fuzz, demo, bench.
 //!
 //! Each command prepares what the machine lacks, says so, and does nothing twice.
 
@@ -8,6 +8,7 @@ mod build_agent;
 mod cgroup;
 mod demo;
 mod exactness;
+mod fuzz;
 mod leftovers;
 mod lint;
 mod network;
@@ -47,6 +48,8 @@ enum Task {
     Test(test::Arguments),
     /// Judge whether the agent changes traffic: many protocols, in all ways to send and receive
     Exactness(exactness::Arguments),
+    /// Run the fuzz targets of the parsers, each for some minutes
+    Fuzz(fuzz::Arguments),
     /// Show the joined trace of three services that know nothing of tracing
     Demo(demo::Arguments),
     /// Measure what the agent costs
@@ -75,6 +78,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Task::Lint => lint::run(&build_agent::build(source)?),
         Task::Test(arguments) => test::run(&arguments, source),
         Task::Exactness(arguments) => exactness::run(&arguments, source),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments, source),
         Task::Bench(bench) => bench::run(&bench, source),
     }

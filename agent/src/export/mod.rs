@@ -6,11 +6,13 @@
 mod batch;
 mod console;
 mod encode;
+mod headers;
 mod otlp;
 pub(crate) mod queue;
 mod retry;
 mod waterfall;
 
 pub(crate) use console::{Console, ConsoleConfig};
-pub(crate) use otlp::{OtlpConfig, OtlpExporter, parse_headers};
+pub(crate) use headers::parse_headers;
+pub(crate) use otlp::{OtlpConfig, OtlpExporter};
 pub(crate) use queue::{QueueLimits, SpanSink, SpanSource, queue};

@@ -6,10 +6,10 @@
 //! and counts: memory never grows, and the reader never waits.
 
 use super::batch::{Batch, BatchLimits, SealedBatch};
+use super::headers::HeaderError;
 use super::queue::SpanSource;
 use super::retry::{Backoff, Retry, classify};
 use crate::metrics::{Metric, Metrics};
-use crate::resolve::percent::decode;
 use bytes::{BufMut as _, Bytes};
 use http::uri::PathAndQuery;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
@@ -82,8 +82,8 @@ pub(crate) enum OtlpConfigError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A header cannot be sent. Holds its name, or its place in the list if it has none.
-    Header(String),
+    /// A header cannot be sent.
+    Header(HeaderError),
 }
 
 impl fmt::Display for OtlpConfigError {
@@ -94,42 +94,12 @@ impl fmt::Display for OtlpConfigError {
                 "OTLP endpoint {endpoint:?} cannot be used: {reason}; \
                  give it as http://HOST:PORT or https://HOST:PORT"
             ),
-            Self::Header(name) => write!(
-                f,
-                "OTLP header {name} cannot be sent; \
-                 give headers as name=value,name2=value2 in ASCII, special characters percent-encoded"
-            ),
+            Self::Header(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for OtlpConfigError {}
-
-/// Reads `name=value,name2=value2`, the form of `OTEL_EXPORTER_OTLP_HEADERS`;
-/// values are percent-decoded.
-///
-/// # Errors
-///
-/// If an entry has no name, no equals sign or a malformed escape.
-pub(crate) fn parse_headers(text: &str) -> Result<Vec<(String, String)>, OtlpConfigError> {
-    text.split(',')
-        .map(str::trim)
-        .enumerate()
-        .filter(|(_, entry)| !entry.is_empty())
-        .map(|(at, entry)| {
-            // The value may be a secret: an entry without a name is named by its place.
-            let number = || OtlpConfigError::Header(format!("number {}", at + 1));
-            let (name, value) = entry.split_once('=').ok_or_else(number)?;
-            let name = name.trim();
-            if name.is_empty() {
-                return Err(number());
-            }
-            let value =
-                decode(value.trim()).ok_or_else(|| OtlpConfigError::Header(format!("{name:?}")))?;
-            Ok((name.to_ascii_lowercase(), value))
-        })
-        .collect()
-}
 
 /// Sends spans to a collector.
 pub(crate) struct OtlpExporter {
@@ -147,7 +117,7 @@ impl OtlpExporter {
     pub(crate) fn new(config: OtlpConfig, metrics: Arc<Metrics>) -> Result<Self, OtlpConfigError> {
         let mut metadata = MetadataMap::with_capacity(config.headers.len());
         for (name, value) in &config.headers {
-            let invalid = || OtlpConfigError::Header(format!("{name:?}"));
+            let invalid = || OtlpConfigError::Header(HeaderError(format!("{name:?}")));
             let key = AsciiMetadataKey::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
             let mut value = AsciiMetadataValue::try_from(value).map_err(|_| invalid())?;
             value.set_sensitive(true);

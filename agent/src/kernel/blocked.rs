@@ -17,7 +17,7 @@ const READS: &[libc::c_long] = &[
 ];
 
 /// The descriptors from which threads of a process are reading right now.
-pub(super) fn descriptors_being_read(pid: u32) -> Vec<i32> {
+pub(crate) fn descriptors_being_read(pid: u32) -> Vec<i32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     tasks
         .flatten()
@@ -27,7 +27,7 @@ pub(super) fn descriptors_being_read(pid: u32) -> Vec<i32> {
 }
 
 /// `proc_pid_syscall(5)`: the number of the system call, then its arguments in hex.
-fn descriptor(text: &str) -> Option<i32> {
+pub(crate) fn descriptor(text: &str) -> Option<i32> {
     let mut fields = text.split(' ');
     let number: libc::c_long = fields.next()?.trim().parse().ok()?;
     let first = fields.next()?.strip_prefix("0x")?;

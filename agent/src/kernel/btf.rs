@@ -15,6 +15,9 @@ const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 /// Anonymous structs inside one another that are followed.
 const MAX_DEPTH: u32 = 8;
+/// Members that are looked at for one question. The largest struct of any kernel has some
+/// hundreds; what has more goes in circles.
+const MAX_MEMBERS: u32 = 1 << 20;
 
 /// Why an offset is not known.
 #[derive(Debug)]
@@ -60,7 +63,8 @@ impl KernelTypes {
         Self::parse(std::fs::read(VMLINUX).map_err(BtfError::Missing)?).ok_or(BtfError::Malformed)
     }
 
-    fn parse(data: Vec<u8>) -> Option<Self> {
+    /// Reads type information; `None` if it is malformed.
+    pub(crate) fn parse(data: Vec<u8>) -> Option<Self> {
         let header = |at: usize| read_u32(&data, at).map(|v| v as usize);
         if u16::from_ne_bytes([*data.first()?, *data.get(1)?]) != MAGIC {
             return None;
@@ -75,7 +79,7 @@ impl KernelTypes {
         let mut types = Vec::new();
         while at < end {
             types.push(u32::try_from(at).ok()?);
-            let info = read_u32(&data, at + 4)?;
+            let info = read_u32(&data, at.checked_add(4)?)?;
             let vlen = (info & 0xffff) as usize;
             at += 12
                 + match info >> 24 & 0x1f {
@@ -91,7 +95,7 @@ impl KernelTypes {
     }
 
     fn name_at(&self, at: usize) -> Option<&[u8]> {
-        let start = self.strings + read_u32(&self.data, at)? as usize;
+        let start = self.strings.checked_add(read_u32(&self.data, at)? as usize)?;
         let rest = self.data.get(start..)?;
         rest.split(|&b| b == 0).next()
     }
@@ -102,13 +106,14 @@ impl KernelTypes {
     ///
     /// If there is no such struct or member, or it does not start at a byte.
     pub(crate) fn offset(&self, structure: &str, member: &str) -> Result<u32, BtfError> {
+        let mut left = MAX_MEMBERS;
         self.types
             .iter()
             .map(|&at| at as usize)
             .filter(|&at| {
                 self.kind(at) == Some(KIND_STRUCT) && self.name_at(at) == Some(structure.as_bytes())
             })
-            .find_map(|at| self.bits(at, member.as_bytes(), 0))
+            .find_map(|at| self.bits(at, member.as_bytes(), 0, &mut left))
             .filter(|bits| bits % 8 == 0)
             .map(|bits| bits / 8)
             .ok_or_else(|| BtfError::NotFound(format!("struct {structure}.{member}")))
@@ -118,13 +123,14 @@ impl KernelTypes {
         Some(read_u32(&self.data, at + 4)? >> 24 & 0x1f)
     }
 
-    fn bits(&self, at: usize, member: &[u8], depth: u32) -> Option<u32> {
+    fn bits(&self, at: usize, member: &[u8], depth: u32, left: &mut u32) -> Option<u32> {
         if depth > MAX_DEPTH {
             return None;
         }
         let info = read_u32(&self.data, at + 4)?;
         let has_bitfields = info >> 31 != 0;
         for index in 0..(info & 0xffff) as usize {
+            *left = left.checked_sub(1)?;
             let place = at + 12 + index * 12;
             let mut offset = read_u32(&self.data, place + 8)?;
             if has_bitfields {
@@ -138,9 +144,9 @@ impl KernelTypes {
                 let id = read_u32(&self.data, place + 4)? as usize;
                 let inner = *self.types.get(id.checked_sub(1)?)? as usize;
                 if matches!(self.kind(inner), Some(KIND_STRUCT | KIND_UNION))
-                    && let Some(found) = self.bits(inner, member, depth + 1)
+                    && let Some(found) = self.bits(inner, member, depth + 1, left)
                 {
-                    return Some(offset + found);
+                    return offset.checked_add(found);
                 }
             }
         }

@@ -1,14 +1,14 @@
 //! The kernel half, from userspace: the only place that knows aya.
 
 mod adopt;
-mod blocked;
-mod btf;
+pub(crate) mod blocked;
+pub(crate) mod btf;
 mod enrolment;
 mod fionread;
 mod load;
 mod messages;
 mod ports;
-mod proc_net;
+pub(crate) mod proc_net;
 mod programs;
 mod quiet;
 mod reader;

@@ -15,7 +15,7 @@ pub(crate) fn listening_ports(pid: u32) -> HashSet<u16> {
 }
 
 /// `  sl  local_address rem_address   st …`, addresses as `HEX:PORT`.
-fn listening_port(line: &str) -> Option<u16> {
+pub(crate) fn listening_port(line: &str) -> Option<u16> {
     let mut fields = line.split_whitespace().skip(1);
     let local = fields.next()?;
     let state = fields.nth(1)?;

@@ -5,13 +5,13 @@
 //! its parent was), and from `/proc` when they are older than the agent, read at
 //! their first span. What is known is kept for a minute after they leave.
 
-mod container;
+pub(crate) mod container;
 mod host;
-mod identity;
+pub(crate) mod identity;
 mod interpreters;
 mod otel_env;
 pub(crate) mod percent;
-mod procfs;
+pub(crate) mod procfs;
 mod resource;
 mod service_name;
 

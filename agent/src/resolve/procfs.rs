@@ -54,7 +54,8 @@ impl ProcFs {
     }
 }
 
-fn start_of(stat: &str) -> Option<u64> {
+/// The start in the text of `stat`.
+pub(crate) fn start_of(stat: &str) -> Option<u64> {
     // Field 2 is the name in parentheses, which may itself hold any of them.
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_ascii_whitespace().nth(22 - 3)?.parse().ok()

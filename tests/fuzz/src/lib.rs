@@ -1,9 +1,26 @@
 //! What the fuzz targets do with their input: the same modules that the ordinary
 //! tests of the parsers are made of, which also replay the corpora.
 
+#![expect(dead_code, reason = "of the agent's modules only the parsers are used here")]
+
 #[path = "../../../agent-common/tests/parsers/bodies.rs"]
 pub mod bodies;
 #[path = "../../../agent-common/tests/parsers/machine.rs"]
 pub mod machine;
 #[path = "../../../agent-common/tests/parsers/reference.rs"]
 pub mod reference;
+
+mod assemble;
+#[path = "../../../agent/src/executables.rs"]
+mod executables;
+mod export;
+#[path = "../../../agent/src/fuzzing.rs"]
+pub mod fuzzing;
+mod kernel;
+#[path = "../../../agent/src/metrics.rs"]
+mod metrics;
+#[expect(unused_imports, reason = "the agent's other modules use them")]
+#[path = "../../../agent/src/resolve/mod.rs"]
+mod resolve;
+#[path = "../../../agent/src/span.rs"]
+mod span;

@@ -153,7 +153,7 @@ fn is_foreign(name: &str) -> bool {
 }
 
 /// Takes this cargo's own variables out of another cargo's environment.
-fn clean_environment(command: &mut Command) {
+pub(crate) fn clean_environment(command: &mut Command) {
     let foreign: Vec<OsString> = std::env::vars_os()
         .map(|(name, _)| name)
         .filter(|name| name.to_str().is_some_and(is_foreign))

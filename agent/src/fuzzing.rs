@@ -1,0 +1,194 @@
+//! What the fuzz targets of userspace's parsers do with their input. Those of the parsers
+//! that both halves share are in `agent-common/tests/parsers`.
+//!
+//! A fuzz target (`tests/fuzz`) is made of this file and of the parsers' own; ordinary
+//! tests replay the corpora through the same functions.
+
+use crate::assemble::{REDACTED, parse_head};
+use crate::executables::Executables;
+use crate::export::parse_headers;
+use crate::kernel::blocked::descriptor;
+use crate::kernel::btf::KernelTypes;
+use crate::kernel::proc_net::listening_port;
+use crate::resolve::identity::Identity;
+use crate::resolve::{container, procfs};
+use crate::span::TextRange;
+use std::slice::from_ref;
+
+/// A target: its name, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// The targets.
+pub const TARGETS: &[Target] = &[
+    ("request_head", request_head),
+    ("identity", identity),
+    ("proc_files", proc_files),
+    ("btf", btf),
+    ("otlp_headers", otlp_headers),
+    ("executables", executables),
+];
+
+/// Takes the next piece of an input: up to the first byte 0xff, which no text holds.
+fn piece<'a>(data: &mut &'a [u8]) -> &'a [u8] {
+    let end = data.iter().position(|&byte| byte == 0xff).unwrap_or(data.len());
+    let (piece, rest) = data.split_at(end);
+    *data = rest.get(1..).unwrap_or_default();
+    piece
+}
+
+/// A captured head, cut or not: what is kept lies inside its text, is not longer than
+/// what came, and holds no credentials.
+pub fn request_head(data: &[u8]) {
+    for cut in [false, true] {
+        let head = parse_head(data, cut);
+        let ranges = [
+            head.method_original,
+            head.scheme,
+            head.authority,
+            head.host,
+            head.path,
+            head.query,
+            head.user_agent,
+        ];
+        for TextRange { start, end } in ranges.into_iter().flatten() {
+            assert!(start <= end && head.text.get(start as usize..end as usize).is_some());
+        }
+        // Bytes that are no UTF-8 become three each; values that are redacted, a word.
+        let replaced = data.iter().filter(|&&byte| byte == b'=').count() * REDACTED.len();
+        assert!(head.text.len() <= 3 * data.len() + replaced + 1, "longer than what came");
+        if let Some(authority) = head.text_of(head.authority) {
+            assert!(!authority.contains('@'), "user information in {authority:?}");
+        }
+        let query = head.text_of(head.query).unwrap_or_default();
+        for pair in query.split('&') {
+            if let Some((key @ ("sig" | "Signature" | "AWSAccessKeyId"), value)) =
+                pair.split_once('=')
+            {
+                assert_eq!(value, REDACTED, "the value of {key}");
+            }
+        }
+    }
+}
+
+/// Arguments, environment, name and path of a process: of the environment nothing counts
+/// but two variables.
+pub fn identity(mut data: &[u8]) {
+    let path = String::from_utf8_lossy(piece(&mut data)).into_owned();
+    let path = (!path.is_empty()).then_some(path);
+    let comm = String::from_utf8_lossy(piece(&mut data)).into_owned();
+    let args = piece(&mut data);
+    let environ = data;
+    let known = Identity::new(path.clone(), &comm, args, environ);
+    let whole = environ.iter().rposition(|&byte| byte == 0).map_or(0, |end| end + 1);
+    let ours: Vec<u8> = environ[..whole]
+        .split_inclusive(|&byte| byte == 0)
+        .filter(|variable| {
+            [&b"OTEL_SERVICE_NAME="[..], b"OTEL_RESOURCE_ATTRIBUTES="]
+                .iter()
+                .any(|name| variable.starts_with(name))
+        })
+        .flatten()
+        .copied()
+        .collect();
+    assert_eq!(known, Identity::new(path, &comm, args, &ours), "another variable counted");
+}
+
+/// Files of `/proc`, as a process's `stat`, `syscall`, `cgroup`, `mountinfo` and `net/tcp`.
+pub fn proc_files(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = procfs::start_of(&text);
+    let _ = descriptor(&text);
+    for line in text.lines() {
+        let _ = listening_port(line);
+    }
+    let _ = container::is_cgroup_opaque(&text);
+    for id in [container::from_cgroup(&text), container::from_mountinfo(&text)] {
+        let is_id = |id: &str| {
+            id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+                // A task of ECS has a number of any length.
+                || id.len() > 33 && id.as_bytes()[32] == b'-'
+        };
+        assert!(id.is_none_or(is_id), "{id:?} is no id of a container");
+    }
+}
+
+/// The kernel's type information: refused, or asked in bounded time.
+pub fn btf(data: &[u8]) {
+    let Some(types) = KernelTypes::parse(data.to_vec()) else {
+        return;
+    };
+    for (structure, member) in [("sock", "sk_sndbuf"), ("a", "b"), ("a", "")] {
+        if let (Ok(first), Ok(again)) =
+            (types.offset(structure, member), types.offset(structure, member))
+        {
+            assert_eq!(first, again);
+        }
+    }
+}
+
+/// `--otlp-headers`: names are lower case and not empty, and errors quote no value.
+pub fn otlp_headers(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match parse_headers(text) {
+        Ok(headers) => {
+            assert!(headers.len() <= 1 + text.matches(',').count());
+            for (name, value) in headers {
+                assert!(!name.is_empty() && !name.contains([',', '=']), "{name:?}");
+                assert!(!name.bytes().any(|byte| byte.is_ascii_uppercase()), "{name:?}");
+                assert!(value.len() <= text.len());
+            }
+        }
+        Err(error) => {
+            let known = |entry: &str| {
+                let name = entry.split_once('=').map(|(name, _)| name.trim());
+                name.is_some_and(|name| error.0 == format!("{name:?}"))
+            };
+            assert!(error.0.starts_with("number ") || text.split(',').any(known), "{error:?}");
+        }
+    }
+}
+
+/// Globs of executables, and the path of one.
+pub fn executables(mut data: &[u8]) {
+    let mut next = || String::from_utf8_lossy(piece(&mut data)).into_owned();
+    let (include, exclude, path) = (next(), next(), next());
+    let Ok(both) = Executables::new(from_ref(&include), from_ref(&exclude)) else {
+        return;
+    };
+    assert!(both.are_listed());
+    // An exclusion wins, whatever is included.
+    if let Ok(excluding) = Executables::new(&[], from_ref(&exclude)) {
+        assert!(excluding.include(Some(&path)) || !both.include(Some(&path)));
+    }
+    if let Ok(including) = Executables::new(from_ref(&include), &[]) {
+        assert!(including.include(Some(&path)) || !both.include(Some(&path)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TARGETS;
+    use std::path::Path;
+
+    #[test]
+    fn the_corpora_of_the_fuzz_targets_pass() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus");
+        for (target, body) in TARGETS {
+            let dir = root.join(target);
+            let entries =
+                std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+            let mut inputs = 0;
+            for entry in entries {
+                let path = entry.expect("an entry of a directory of this repository").path();
+                let data =
+                    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                println!("{}", path.display());
+                body(&data);
+                inputs += 1;
+            }
+            assert!(inputs > 0, "{} holds no inputs", dir.display());
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Globs of executables.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tracewire_fuzz::fuzzing::executables(data));
