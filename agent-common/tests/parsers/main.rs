@@ -1,6 +1,7 @@
 //! The parsers, fed as the kernel feeds them.
 
 pub mod bodies;
+mod bound;
 mod chunks;
 mod corpora;
 mod gaps;
@@ -10,5 +11,6 @@ pub mod machine;
 mod protocols;
 mod record;
 pub mod reference;
+pub mod slow;
 mod splits;
 mod trace_header;
