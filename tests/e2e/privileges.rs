@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracewire_tests::agent;
 use tracewire_tests::confine::{self, CAP_BPF, CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_PERFMON};
-use tracewire_tests::confine::{CAP_SYS_ADMIN, CAP_SYS_PTRACE};
+use tracewire_tests::confine::{CAP_SETPCAP, CAP_SYS_ADMIN, CAP_SYS_PTRACE};
 use tracewire_tests::expect;
 use tracewire_tests::peer::{Peer, program};
 use tracewire_tests::process::{Process, copy_program};
@@ -318,6 +318,45 @@ fn a_read_only_root_is_enough_and_nothing_is_written_elsewhere() {
         assert_nothing_written(agent.id());
         world.stop_agent();
     }
+}
+
+/// The capabilities that the Kubernetes manifest gives, as numbers.
+fn of_the_manifest() -> Vec<u32> {
+    let manifest = include_str!("../../deploy/daemonset.yaml");
+    let (_, list) = manifest.split_once("add:\n").unwrap_or_else(|| panic!("no list of them"));
+    list.lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
+        .map_while(|line| line.strip_prefix("- "))
+        .map(|name| match name {
+            "BPF" => CAP_BPF,
+            "PERFMON" => CAP_PERFMON,
+            "NET_ADMIN" => CAP_NET_ADMIN,
+            "SYS_ADMIN" => CAP_SYS_ADMIN,
+            "SETPCAP" => CAP_SETPCAP,
+            "SYS_PTRACE" => CAP_SYS_PTRACE,
+            "DAC_READ_SEARCH" => CAP_DAC_READ_SEARCH,
+            other => panic!("the manifest gives {other}, which nothing needs"),
+        })
+        .collect()
+}
+
+#[test]
+fn the_manifests_capabilities_are_enough_on_a_read_only_root() {
+    let mut world = World::new();
+    let given = of_the_manifest();
+    assert!(NEEDED.iter().all(|needed| given.contains(needed)), "{given:?}");
+    let mut command = world.agent_command(&[]);
+    confine::read_only(&mut command, &[]);
+    confine::capabilities(&mut command, &given);
+    if !is_control() {
+        world.start_agent_by(command);
+    }
+    two_requests(&mut world, "the manifest's capabilities");
+    if let Some(agent) = world.agent() {
+        assert!(!agent.log().contains("without CAP_"), "{}", agent.log());
+    }
+    world.stop_agent();
 }
 
 #[test]

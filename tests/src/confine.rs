@@ -8,6 +8,8 @@ use std::process::Command;
 
 /// `CAP_DAC_READ_SEARCH` (include/uapi/linux/capability.h); so are those below.
 pub const CAP_DAC_READ_SEARCH: u32 = 2;
+/// `CAP_SETPCAP`.
+pub const CAP_SETPCAP: u32 = 8;
 /// `CAP_NET_ADMIN`.
 pub const CAP_NET_ADMIN: u32 = 12;
 /// `CAP_SYS_PTRACE`.
@@ -19,7 +21,8 @@ pub const CAP_PERFMON: u32 = 38;
 /// `CAP_BPF`.
 pub const CAP_BPF: u32 = 39;
 
-/// Makes `command` run with at most these capabilities. It still has to be root's.
+/// Makes `command` run with at most these capabilities. It still has to be root's. What
+/// else is asked of the command and needs others has to be asked before.
 pub fn capabilities(command: &mut Command, allowed: &[u32]) {
     let allowed = allowed.to_vec();
     // SAFETY: between fork and exec the closure only calls `prctl` with integers.
