@@ -17,7 +17,7 @@ const KIND_UNION: u32 = 5;
 const MAX_DEPTH: u32 = 8;
 /// Members that are looked at for one question. The largest struct of any kernel has some
 /// hundreds; what has more goes in circles.
-const MAX_MEMBERS: u32 = 1 << 20;
+const MAX_MEMBERS: u32 = 1 << 16;
 
 /// Why an offset is not known.
 #[derive(Debug)]
@@ -94,10 +94,12 @@ impl KernelTypes {
         Some(Self { data, strings, types })
     }
 
-    fn name_at(&self, at: usize) -> Option<&[u8]> {
+    /// Whether the name of what is described at `at` is this one. Looks at no more of it
+    /// than that takes: names are as long as whoever wrote them likes.
+    fn is_named(&self, at: usize, name: &[u8]) -> Option<bool> {
         let start = self.strings.checked_add(read_u32(&self.data, at)? as usize)?;
         let rest = self.data.get(start..)?;
-        rest.split(|&b| b == 0).next()
+        Some(rest.strip_prefix(name).is_some_and(|rest| matches!(rest.first(), None | Some(0))))
     }
 
     /// The offset of a member, in bytes.
@@ -111,7 +113,8 @@ impl KernelTypes {
             .iter()
             .map(|&at| at as usize)
             .filter(|&at| {
-                self.kind(at) == Some(KIND_STRUCT) && self.name_at(at) == Some(structure.as_bytes())
+                self.kind(at) == Some(KIND_STRUCT)
+                    && self.is_named(at, structure.as_bytes()) == Some(true)
             })
             .find_map(|at| self.bits(at, member.as_bytes(), 0, &mut left))
             .filter(|bits| bits % 8 == 0)
@@ -136,11 +139,10 @@ impl KernelTypes {
             if has_bitfields {
                 offset &= 0x00ff_ffff;
             }
-            let name = self.name_at(place)?;
-            if name == member {
+            if self.is_named(place, member)? {
                 return Some(offset);
             }
-            if name.is_empty() {
+            if self.is_named(place, b"")? {
                 let id = read_u32(&self.data, place + 4)? as usize;
                 let inner = *self.types.get(id.checked_sub(1)?)? as usize;
                 if matches!(self.kind(inner), Some(KIND_STRUCT | KIND_UNION))
