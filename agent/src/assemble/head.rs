@@ -160,8 +160,14 @@ impl<'a> Target<'a> {
             return Self { authority: (!is_cut).then_some(target), ..Self::default() };
         }
         let Some((scheme, rest)) = target.split_once("://") else {
-            // Of no form that exists; still the best there is for a path.
-            return Self::default().with_path(target);
+            // Of no form that exists; still the best there is for a path. It may be an
+            // authority, and have user information.
+            if is_cut {
+                return Self::default();
+            }
+            let front = target.split('?').next().unwrap_or_default();
+            let hidden = front.rfind('@').map_or(0, |at| at + 1);
+            return Self::default().with_path(target.get(hidden..).unwrap_or_default());
         };
         let (authority, path) = match rest.find(['/', '?', '#']) {
             Some(end) => rest.split_at(end),

@@ -51,6 +51,16 @@ fn the_authority_of_an_absolute_target_wins_over_host_and_loses_its_credentials(
 }
 
 #[test]
+fn a_target_of_no_form_loses_what_may_be_credentials() {
+    for target in ["user:pa55@a.test", "http:/user:pa55@a.test", "u@ser:pa55@a.test"] {
+        let head = parse(&format!("GET {target}?x=@ HTTP/1.1\r\n\r\n"));
+        assert_eq!((path(&head), query(&head)), (Some("a.test"), Some("x=@")), "{target}");
+    }
+    assert_eq!(path(&parse("GET index.html HTTP/1.1\r\n\r\n")), Some("index.html"));
+    assert_eq!(path(&parse_head(b"GET user:pa5", true)), None);
+}
+
+#[test]
 fn an_absolute_target_without_path_asks_for_the_root() {
     let head = parse("GET http://a.test?x=1 HTTP/1.1\r\n\r\n");
     assert_eq!((path(&head), query(&head)), (Some(""), Some("x=1")));
