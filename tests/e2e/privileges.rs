@@ -136,6 +136,27 @@ fn without_one_that_is_needed_run_and_check_name_it() {
 }
 
 #[test]
+fn in_a_user_namespace_it_says_why_it_cannot_work_there() {
+    if is_control() {
+        return;
+    }
+    let world = World::new();
+    let cgroup = world.cgroup.path().to_string_lossy().into_owned();
+    let mut command = agent::command(&["run", "--cgroup", &cgroup]);
+    // SAFETY: between fork and exec the closure makes one system call.
+    unsafe {
+        command.pre_exec(|| match libc::unshare(libc::CLONE_NEWUSER) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let mut process = Process::start(command);
+    let status = process.wait_exit(LIMIT).and_then(|status| status.code());
+    assert_eq!(status, Some(1), "{}", process.output());
+    assert!(process.stderr().contains("user namespace"), "{}", process.output());
+}
+
+#[test]
 fn the_general_capability_stands_for_those_that_were_made_of_it() {
     let mut world = World::new();
     let mut command = world.agent_command(&[]);
