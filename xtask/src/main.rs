@@ -1,4 +1,4 @@
-//! What developers of Tracewire run: build, lint, test, fuzz, demo, bench.
+//! What developers of Tracewire run: build, lint, test, exactness, fuzz, vm, demo, bench.
 //!
 //! Each command prepares what the machine lacks, says so, and does nothing twice.
 
@@ -20,6 +20,7 @@ mod scratch;
 mod signals;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Task {
     Fuzz(fuzz::Arguments),
     /// Show the joined trace of three services that know nothing of tracing
     Demo(demo::Arguments),
+    /// Try the agent on other kernels, in virtual machines
+    Vm(vm::Arguments),
     /// Measure what the agent costs
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -80,6 +83,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Task::Exactness(arguments) => exactness::run(&arguments, source),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments, source),
+        Task::Vm(arguments) => vm::run(&arguments, source),
         Task::Bench(bench) => bench::run(&bench, source),
     }
 }

@@ -8,7 +8,7 @@ use crate::build_agent::{self, cargo};
 use crate::packages::{self, Need};
 use crate::process;
 use crate::progress::{duration, say};
-use crate::{exactness, lint, nginx, signals, toolchain, workspace};
+use crate::{exactness, lint, nginx, signals, toolchain, vm, workspace};
 
 /// What `cargo xtask test` takes.
 #[derive(clap::Args)]
@@ -34,6 +34,8 @@ enum Part {
     Exactness,
     /// Of these, the faults alone: agent, collector, memory and machine
     Faults,
+    /// Loaded, attached and tried on other kernels, in virtual machines
+    Vm,
 }
 
 /// Runs the stages; all of them, also after one has failed.
@@ -51,6 +53,11 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
     if wanted(Part::E2e) {
         stages.required("packages", || {
             packages::ensure(&end_to_end_needs(), "the end-to-end tests")
+        })?;
+    }
+    if wanted(Part::Vm) {
+        stages.required("packages for virtual machines", || {
+            packages::ensure(&vm::needs(), "the kernel matrix")
         })?;
     }
     let mut built = None;
@@ -88,6 +95,9 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
     }
     if wanted(Part::Exactness) {
         stages.run("exactness", exactness::short)?;
+    }
+    if wanted(Part::Vm) {
+        stages.run("other kernels", vm::smoke)?;
     }
     stages.conclude()
 }

@@ -1,0 +1,208 @@
+//! `cargo xtask vm`: the agent and its tests on other kernels, in virtual machines.
+
+mod boot;
+mod contents;
+mod fetch;
+mod image;
+mod judge;
+mod kernels;
+mod table;
+mod tests;
+mod transcript;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build_agent::{self, cargo};
+use crate::packages::{self, Need};
+use crate::progress::{duration, say};
+use crate::scratch::ScratchDir;
+use crate::{process, toolchain, workspace};
+use kernels::Series;
+pub(crate) use tests::Extent;
+use tests::TestBinary;
+use transcript::Seen;
+
+/// What `cargo xtask vm` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// A series of kernels, or `all`; may be given several times
+    #[arg(long = "kernel", value_name = "SERIES", value_parser = parse_kernels, default_value = "all")]
+    kernels: Vec<Kernels>,
+    /// How much of the end-to-end tests is run
+    #[arg(long, value_enum, default_value_t = Extent::All)]
+    tests: Extent,
+    /// Only tests with this in their names; may be given several times
+    #[arg(long, value_name = "NAME")]
+    test: Vec<String>,
+    /// Try this agent instead of building one
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+    /// Write what was seen into the README's table, instead of comparing it
+    #[arg(long)]
+    write: bool,
+}
+
+/// What one `--kernel` stands for.
+#[derive(Clone, Debug)]
+struct Kernels(Vec<Series>);
+
+fn parse_kernels(text: &str) -> Result<Kernels, String> {
+    use clap::ValueEnum;
+    if text == "all" {
+        return Ok(Kernels(Series::ALL.to_vec()));
+    }
+    Series::from_str(text, false).map(|series| Kernels(vec![series])).map_err(|_| {
+        let known: Vec<String> = Series::ALL.iter().map(ToString::to_string).collect();
+        format!("known are {} and all", known.join(", "))
+    })
+}
+
+/// Runs the matrix.
+///
+/// # Errors
+///
+/// If something does not hold on a kernel, or could not be tried.
+pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()> {
+    packages::ensure(&needs(), "the kernel matrix")?;
+    let agent = match &arguments.agent {
+        Some(path) => path.clone(),
+        None => {
+            build_agent::build(source)?;
+            workspace::agent_binary()
+        }
+    };
+    let mut series: Vec<Series> =
+        arguments.kernels.iter().flat_map(|kernels| kernels.0.clone()).collect();
+    series.sort_unstable();
+    series.dedup();
+    let tried = matrix(&series, &agent, arguments.tests, &arguments.test)?;
+    // A part of the tests says nothing about the row of the table.
+    let whole = arguments.tests != Extent::None && arguments.test.is_empty();
+    conclude(&tried, whole.then_some(arguments.write))
+}
+
+/// The load-and-smoke part, for `cargo xtask test`; the agent has been built.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn smoke() -> Result<()> {
+    let tried = matrix(&Series::ALL, &workspace::agent_binary(), Extent::Smoke, &[])?;
+    conclude(&tried, Some(false))
+}
+
+/// What the machine needs.
+pub(crate) fn needs() -> Vec<Need> {
+    [boot::needs(), contents::needs(), fetch::needs()].concat()
+}
+
+/// A kernel that was tried, and what is wrong on it.
+struct Tried {
+    series: Series,
+    seen: Seen,
+    problems: Vec<String>,
+    took: Duration,
+}
+
+fn matrix(series: &[Series], agent: &Path, extent: Extent, only: &[String]) -> Result<Vec<Tried>> {
+    say("building what runs in the guests");
+    process::run(cargo("build").args(["--package", "xtask", "--bin", "vm-probe"]))?;
+    let tests = tests::build(extent, only)?;
+    let mut tried = Vec::new();
+    for &series in series {
+        tried.push(try_kernel(series, agent, extent, &tests, !only.is_empty())?);
+    }
+    Ok(tried)
+}
+
+fn try_kernel(
+    series: Series,
+    agent: &Path,
+    extent: Extent,
+    tests: &[TestBinary],
+    filtered: bool,
+) -> Result<Tried> {
+    let kernel = fetch::kernel(series)?;
+    let logs = fetch::directory().join("logs");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    let ports = boot::Ports {
+        console: logs.join(format!("{series}-console.txt")),
+        transcript: logs.join(format!("{series}.txt")),
+    };
+    let (binary_limit, limit) = match extent {
+        Extent::None => (Duration::ZERO, Duration::from_secs(360)),
+        Extent::Smoke => (Duration::from_secs(360), Duration::from_secs(900)),
+        Extent::All => (Duration::from_secs(2400), Duration::from_secs(4500)),
+    };
+    let probe = workspace::target_dir().join("debug").join("vm-probe");
+    let plan = contents::Plan { agent, probe: &probe, tests, binary_limit };
+    let scratch = ScratchDir::create("vm")?;
+    let initramfs = contents::assemble(&kernel, &plan, &scratch)?;
+    let start = Instant::now();
+    say(format!("{series}: booting; it says all in {}", ports.transcript.display()));
+    let mut seen = Seen::default();
+    let booted = boot::boot(&kernel.image()?, &initramfs, &ports, limit, |line| {
+        if let Some(news) = seen.line(line) {
+            say(format!("{series}: {news}"));
+        }
+    });
+    crate::signals::check()?;
+    let mut problems = judge::problems(series, &seen, extent, filtered);
+    if let Err(error) = booted {
+        problems.insert(0, format!("{error:#}"));
+    }
+    let took = start.elapsed();
+    say(format!(
+        "{series}: {} tests, {} problems, {}",
+        seen.tests.len(),
+        problems.len(),
+        duration(took)
+    ));
+    Ok(Tried { series, seen, problems, took })
+}
+
+/// Says what was seen, and fails if there are problems. `table`: whether to write the
+/// README's table, if it is to be looked at.
+fn conclude(tried: &[Tried], table: Option<bool>) -> Result<()> {
+    let mut wrong = Vec::new();
+    for Tried { series, seen, problems, took } in tried {
+        say(format!("== Linux {series} ({}), {}", seen.release, duration(*took)));
+        println!("{}", table::row(*series, seen));
+        for problem in problems {
+            say(format!("{series}: {problem}"));
+        }
+        if !problems.is_empty() {
+            wrong.push(series.to_string());
+        }
+    }
+    if let Some(write) = table {
+        let rows: Vec<(Series, String)> = tried
+            .iter()
+            .map(|tried| (tried.series, table::row(tried.series, &tried.seen)))
+            .collect();
+        if let Err(error) = table::settle(&rows, write) {
+            say(format!("{error:#}"));
+            wrong.push("the README's table".to_owned());
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("does not hold: {}", wrong.join(", "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod parsing {
+    use super::*;
+
+    #[test]
+    fn kernels_are_named_by_their_series() {
+        assert_eq!(parse_kernels("6.1").map(|kernels| kernels.0), Ok(vec![Series::V6_1]));
+        assert_eq!(parse_kernels("all").map(|kernels| kernels.0.len()), Ok(4));
+        assert!(parse_kernels("6").is_err_and(|error| error.contains("6.12")));
+    }
+}
