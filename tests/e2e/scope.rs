@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tracewire_tests::expect;
 use tracewire_tests::otlp::{Kind, describe};
 use tracewire_tests::peer::{Peer, program};
-use tracewire_tests::process::{Process, copy_program};
+use tracewire_tests::process::{Process, copy_program, patient};
 use tracewire_tests::script::Step;
 use tracewire_tests::stream::{Part, compare};
 use tracewire_tests::trace_parent::TraceParent;
@@ -187,7 +187,7 @@ fn the_console_shows_traces_without_a_collector() {
     let cgroup = world.cgroup.path().to_string_lossy().into_owned();
     let command = tracewire_tests::agent::command(&["run", "--cgroup", &cgroup]);
     let mut agent = Process::start(command);
-    let limit = std::time::Duration::from_secs(20);
+    let limit = patient(std::time::Duration::from_secs(20));
     assert!(
         agent.wait_stderr(limit, |line| line.contains("ready")).is_some(),
         "{}",

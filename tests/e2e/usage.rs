@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracewire_tests::agent;
 use tracewire_tests::cgroup::Cgroup;
 use tracewire_tests::kernel_programs::{assert_none_left, attached, loaded};
-use tracewire_tests::process::{Process, copy_program};
+use tracewire_tests::process::{Process, copy_program, patient};
 use tracewire_tests::script::Step;
 use tracewire_tests::world::{World, is_control};
 
@@ -30,7 +30,7 @@ const EITHER: &[i32] = &[1, 2];
 fn fails(command: Command, codes: &[i32], words: &[&str]) -> String {
     let what = format!("{command:?}");
     let mut process = Process::start(command);
-    let Some(status) = process.wait_exit(LIMIT) else {
+    let Some(status) = process.wait_exit(patient(LIMIT)) else {
         panic!("{what} is still running\n{}", process.output());
     };
     let stderr = process.stderr();
@@ -209,10 +209,10 @@ fn a_killed_agent_leaves_nothing() {
 fn an_interrupted_agent_leaves_nothing() {
     leaving_nothing(|world| {
         let mut process = Process::start(world.agent_command(&[]));
-        let ready = process.wait_stderr(LIMIT, |line| line.contains("ready"));
+        let ready = process.wait_stderr(patient(LIMIT), |line| line.contains("ready"));
         assert!(ready.is_some(), "{}", process.output());
         process.signal(libc::SIGINT);
-        let status = process.wait_exit(LIMIT);
+        let status = process.wait_exit(patient(LIMIT));
         assert!(status.is_some_and(|status| status.success()), "{status:?} {}", process.output());
     });
 }
@@ -224,7 +224,11 @@ fn a_signal_while_starting_leaves_nothing() {
             let mut process = Process::start(world.agent_command(&[]));
             std::thread::sleep(Duration::from_millis(milliseconds));
             process.signal(libc::SIGTERM);
-            assert!(process.wait_exit(LIMIT).is_some(), "still running: {}", process.output());
+            assert!(
+                process.wait_exit(patient(LIMIT)).is_some(),
+                "still running: {}",
+                process.output()
+            );
         }
     });
 }
@@ -236,7 +240,7 @@ fn check_says_whether_run_can_work() {
         let told = Process::start(agent::command(&["check", "--cgroup", &cgroup])).succeed();
         assert!(told.lines().count() > 3, "says too little: {told}");
         let mut denied = Process::start(as_nobody(world, &["check", "--cgroup", &cgroup]));
-        let status = denied.wait_exit(LIMIT);
+        let status = denied.wait_exit(patient(LIMIT));
         assert_eq!(status.and_then(|status| status.code()), Some(1), "{}", denied.output());
         assert!(!denied.output().contains("panicked"), "{}", denied.output());
     });

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use crate::process::Process;
+use crate::process::{Process, patient};
 
 /// How long attaching may take: the verifier runs in it, for long on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -61,7 +61,7 @@ impl Agent {
     /// If it ends or does not say that it is ready.
     pub fn start(command: Command) -> Self {
         let mut process = Process::start(command);
-        let ready = process.wait_stderr(READY_LIMIT, |line| {
+        let ready = process.wait_stderr(patient(READY_LIMIT), |line| {
             line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "ready")
         });
         if ready.is_none() {
@@ -88,7 +88,7 @@ impl Agent {
     pub fn stop_with_log(mut self) -> (Counters, String) {
         let started = Instant::now();
         self.process.signal(libc::SIGTERM);
-        match self.process.wait_exit(STOP_LIMIT) {
+        match self.process.wait_exit(patient(STOP_LIMIT)) {
             Some(status) if status.success() => {}
             Some(status) => panic!("agent: {status}\n{}", self.process.output()),
             None => panic!(
@@ -123,7 +123,7 @@ impl Agent {
     /// Kills the agent as nothing can be caught.
     pub fn kill9(mut self) -> Option<ExitStatus> {
         self.process.signal(libc::SIGKILL);
-        self.process.wait_exit(STOP_LIMIT)
+        self.process.wait_exit(patient(STOP_LIMIT))
     }
 
     /// The agent's process id.

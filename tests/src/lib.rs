@@ -6,11 +6,13 @@
 //! scenario is traced. Everything that was made is removed again, also when a
 //! test fails or is interrupted ([`cleanup`]).
 //!
-//! Two environment variables change a run:
+//! Three environment variables change a run:
 //!
 //! - `TRACEWIRE_BIN`: the agent to test (default: `target/release/tracewire`).
 //! - `TRACEWIRE_TEST_CONTROL=1`: run the traffic without any agent, and check
 //!   only that every byte arrives unchanged. It proves that a scenario itself holds.
+//! - `TRACEWIRE_TEST_SLOW`: a whole number by which all limits on waiting are longer, for
+//!   slow machines.
 
 pub mod agent;
 pub mod cgroup;

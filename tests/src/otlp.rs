@@ -15,6 +15,8 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::{self as wire, span::SpanKind};
 use tonic::{Request, Response, Status};
 
+use crate::process::patient;
+
 /// Attributes by key, values as text.
 pub type Attributes = BTreeMap<String, String>;
 
@@ -185,6 +187,7 @@ impl Sink {
         limit: Duration,
         found: impl Fn(&[Span]) -> Option<T>,
     ) -> T {
+        let limit = patient(limit);
         let deadline = Instant::now() + limit;
         loop {
             let spans = self.spans();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::{PATIENCE, Process};
+use crate::process::{Process, patience};
 use crate::script::{LoadReport, Script};
 
 /// A running `peer`.
@@ -157,7 +157,7 @@ impl Peer {
 
     /// Waits for the peer to end, whatever the result.
     pub fn wait(&mut self) -> bool {
-        self.process.wait_exit(PATIENCE).is_some_and(|status| status.success())
+        self.process.wait_exit(patience()).is_some_and(|status| status.success())
     }
 }
 

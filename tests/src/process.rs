@@ -9,8 +9,20 @@ use std::time::{Duration, Instant};
 
 use crate::cleanup::{self, Made};
 
+/// The longest that any program of a scenario may take, on a machine of ordinary speed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A limit, longer by as much as this machine is slower than others: the factor
+/// `TRACEWIRE_TEST_SLOW`. Under emulation the verifier alone takes seconds.
+pub fn patient(limit: Duration) -> Duration {
+    let factor = std::env::var("TRACEWIRE_TEST_SLOW").ok().and_then(|text| text.parse().ok());
+    limit * factor.unwrap_or(1)
+}
+
 /// The longest that any program of a scenario may take.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub fn patience() -> Duration {
+    patient(PATIENCE)
+}
 
 /// Sends a signal to one process that the tests started.
 pub fn kill(pid: u32, signal: i32) {
@@ -141,9 +153,9 @@ impl Process {
     ///
     /// # Panics
     ///
-    /// If no such line comes within [`PATIENCE`].
+    /// If no such line comes within [`patience`].
     pub fn wait_line(&self, word: &str) -> String {
-        self.wait_line_for(word, PATIENCE)
+        self.wait_line_for(word, patience())
     }
 
     /// As [`Process::wait_line`], with another limit.
@@ -204,12 +216,12 @@ impl Process {
     ///
     /// # Panics
     ///
-    /// If it fails, or does not end within [`PATIENCE`].
+    /// If it fails, or does not end within [`patience`].
     pub fn succeed(mut self) -> String {
-        match self.wait_exit(PATIENCE) {
+        match self.wait_exit(patience()) {
             Some(status) if status.success() => self.stdout.text(),
             Some(status) => panic!("{}: {status}\n{}", self.name, self.output()),
-            None => panic!("{} did not end within {PATIENCE:?}\n{}", self.name, self.output()),
+            None => panic!("{} did not end within {:?}\n{}", self.name, patience(), self.output()),
         }
     }
 

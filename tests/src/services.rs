@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::process::Process;
+use crate::process::{Process, patient};
 use crate::world::World;
 
 /// How long a service may take to listen.
@@ -63,7 +63,7 @@ fn source(name: &str) -> PathBuf {
 fn start(world: &World, mut command: Command, port: u16, seen: PathBuf) -> Service {
     command.env("SEEN", &seen).env("PORT", port.to_string());
     let mut process = world.start(command);
-    let deadline = Instant::now() + LISTEN_LIMIT;
+    let deadline = Instant::now() + patient(LISTEN_LIMIT);
     while !is_listening(port) {
         let ended = process.wait_exit(Duration::ZERO);
         assert!(

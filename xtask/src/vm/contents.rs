@@ -59,6 +59,17 @@ pub(crate) struct Plan<'a> {
     pub(crate) tests: &'a [TestBinary],
     /// The longest that one of them may take.
     pub(crate) binary_limit: Duration,
+    /// The generator of traffic, and for how long it runs with the agent.
+    pub(crate) exactness: Option<(&'a Path, Duration)>,
+}
+
+/// How long the generator runs without the agent before it runs with it.
+const CONTROL: Duration = Duration::from_secs(20);
+
+/// The longest that the generator may take, if it runs for `time` with the agent: starting
+/// and stopping come on top.
+pub(crate) fn with_control(time: Duration) -> Duration {
+    if time.is_zero() { time } else { time + CONTROL + Duration::from_secs(240) }
 }
 
 /// Makes the image in `scratch`; returns its path.
@@ -167,12 +178,22 @@ impl Guest<'_> {
                 script += &format!(" {filter}");
             }
             script.push('\n');
-            programs.insert(&test.program);
-            programs.extend(&test.beside);
+            programs.insert(test.program.as_path());
+            programs.extend(test.beside.iter().map(PathBuf::as_path));
             self.image.host_tree(&test.directory.join("services"), &|_| false)?;
         }
+        programs.extend(plan.exactness.map(|(generator, _)| generator));
         for program in programs {
             self.stripped(program)?;
+        }
+        if let Some((generator, time)) = plan.exactness {
+            script += &format!(
+                "BINARY_SECONDS={}\nprogram exactness '{}' judge --seed $(date +%s) --control-seconds {} --seconds {}\n",
+                with_control(time).as_secs(),
+                generator.display(),
+                CONTROL.as_secs(),
+                time.as_secs(),
+            );
         }
         self.image.bytes("/vm/tests", script.into_bytes(), 0o644);
         Ok(())

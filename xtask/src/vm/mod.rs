@@ -11,7 +11,7 @@ mod tests;
 mod transcript;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +21,7 @@ use crate::packages::{self, Need};
 use crate::progress::{duration, say};
 use crate::scratch::ScratchDir;
 use crate::{process, toolchain, workspace};
+use fetch::Kernel;
 use kernels::Series;
 pub(crate) use tests::Extent;
 use tests::TestBinary;
@@ -38,6 +39,12 @@ pub(crate) struct Arguments {
     /// Only tests with this in their names; may be given several times
     #[arg(long, value_name = "NAME")]
     test: Vec<String>,
+    /// Also try for so long, with the generator of traffic, that no byte is changed
+    #[arg(long, value_name = "SECONDS")]
+    exactness: Option<u64>,
+    /// How many guests run at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: u8,
     /// Try this agent instead of building one
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -79,7 +86,13 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
         arguments.kernels.iter().flat_map(|kernels| kernels.0.clone()).collect();
     series.sort_unstable();
     series.dedup();
-    let tried = matrix(&series, &agent, arguments.tests, &arguments.test)?;
+    let matrix = Matrix::prepare(
+        agent,
+        arguments.tests,
+        &arguments.test,
+        arguments.exactness.map(Duration::from_secs),
+    )?;
+    let tried = matrix.run(&series, arguments.jobs)?;
     // A part of the tests says nothing about the row of the table.
     let whole = arguments.tests != Extent::None && arguments.test.is_empty();
     conclude(&tried, whole.then_some(arguments.write))
@@ -91,7 +104,9 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
 ///
 /// As [`run`].
 pub(crate) fn smoke() -> Result<()> {
-    let tried = matrix(&Series::ALL, &workspace::agent_binary(), Extent::Smoke, &[])?;
+    let matrix = Matrix::prepare(workspace::agent_binary(), Extent::Smoke, &[], None)?;
+    // A guest leaves a processor idle for much of its time.
+    let tried = matrix.run(&Series::ALL, 2)?;
     conclude(&tried, Some(false))
 }
 
@@ -108,61 +123,110 @@ struct Tried {
     took: Duration,
 }
 
-fn matrix(series: &[Series], agent: &Path, extent: Extent, only: &[String]) -> Result<Vec<Tried>> {
-    say("building what runs in the guests");
-    process::run(cargo("build").args(["--package", "xtask", "--bin", "vm-probe"]))?;
-    let tests = tests::build(extent, only)?;
-    let mut tried = Vec::new();
-    for &series in series {
-        tried.push(try_kernel(series, agent, extent, &tests, !only.is_empty())?);
-    }
-    Ok(tried)
+/// What is tried on each kernel.
+struct Matrix {
+    agent: PathBuf,
+    extent: Extent,
+    /// Whether only tests of some names are run.
+    filtered: bool,
+    tests: Vec<TestBinary>,
+    exactness: Option<(PathBuf, Duration)>,
 }
 
-fn try_kernel(
-    series: Series,
-    agent: &Path,
-    extent: Extent,
-    tests: &[TestBinary],
-    filtered: bool,
-) -> Result<Tried> {
-    let kernel = fetch::kernel(series)?;
-    let logs = fetch::directory().join("logs");
-    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-    let ports = boot::Ports {
-        console: logs.join(format!("{series}-console.txt")),
-        transcript: logs.join(format!("{series}.txt")),
-    };
-    let (binary_limit, limit) = match extent {
-        Extent::None => (Duration::ZERO, Duration::from_secs(360)),
-        Extent::Smoke => (Duration::from_secs(360), Duration::from_secs(900)),
-        Extent::All => (Duration::from_secs(2400), Duration::from_secs(4500)),
-    };
-    let probe = workspace::target_dir().join("debug").join("vm-probe");
-    let plan = contents::Plan { agent, probe: &probe, tests, binary_limit };
-    let scratch = ScratchDir::create("vm")?;
-    let initramfs = contents::assemble(&kernel, &plan, &scratch)?;
-    let start = Instant::now();
-    say(format!("{series}: booting; it says all in {}", ports.transcript.display()));
-    let mut seen = Seen::default();
-    let booted = boot::boot(&kernel.image()?, &initramfs, &ports, limit, |line| {
-        if let Some(news) = seen.line(line) {
-            say(format!("{series}: {news}"));
-        }
-    });
-    crate::signals::check()?;
-    let mut problems = judge::problems(series, &seen, extent, filtered);
-    if let Err(error) = booted {
-        problems.insert(0, format!("{error:#}"));
+impl Matrix {
+    /// Builds what runs in the guests.
+    fn prepare(
+        agent: PathBuf,
+        extent: Extent,
+        only: &[String],
+        exactness: Option<Duration>,
+    ) -> Result<Self> {
+        say("building what runs in the guests");
+        process::run(cargo("build").args(["--package", "xtask", "--bin", "vm-probe"]))?;
+        let (tests, programs) = tests::build(extent, only)?;
+        let exactness = exactness
+            .map(|time| {
+                let generator = programs.iter().find(|path| path.ends_with("exactness"));
+                let generator = generator.context("the tests have no program `exactness`")?;
+                anyhow::Ok((generator.clone(), time))
+            })
+            .transpose()?;
+        Ok(Self { agent, extent, filtered: !only.is_empty(), tests, exactness })
     }
-    let took = start.elapsed();
-    say(format!(
-        "{series}: {} tests, {} problems, {}",
-        seen.tests.len(),
-        problems.len(),
-        duration(took)
-    ));
-    Ok(Tried { series, seen, problems, took })
+
+    /// Tries the kernels, `jobs` at once; in the order of `series`.
+    fn run(&self, series: &[Series], jobs: u8) -> Result<Vec<Tried>> {
+        // One after the other: they share apt's files and what the mirror can give.
+        let kernels = series.iter().map(|&of| fetch::kernel(of)).collect::<Result<Vec<_>>>()?;
+        let mut tried = Vec::new();
+        let waiting: Vec<(Series, &Kernel)> = series.iter().copied().zip(&kernels).collect();
+        for together in waiting.chunks(usize::from(jobs)) {
+            let results: Vec<Result<Tried>> = std::thread::scope(|scope| {
+                let running: Vec<_> = together
+                    .iter()
+                    .map(|(series, kernel)| scope.spawn(|| self.try_kernel(*series, kernel)))
+                    .collect();
+                let wait = |thread: std::thread::ScopedJoinHandle<'_, Result<Tried>>| {
+                    thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a guest's thread died")))
+                };
+                running.into_iter().map(wait).collect()
+            });
+            for result in results {
+                tried.push(result?);
+            }
+        }
+        Ok(tried)
+    }
+
+    fn try_kernel(&self, series: Series, kernel: &Kernel) -> Result<Tried> {
+        let logs = fetch::directory().join("logs");
+        fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        let ports = boot::Ports {
+            console: logs.join(format!("{series}-console.txt")),
+            transcript: logs.join(format!("{series}.txt")),
+        };
+        let (binary_limit, limit) = match self.extent {
+            Extent::None => (Duration::ZERO, Duration::from_secs(600)),
+            Extent::Smoke => (Duration::from_secs(360), Duration::from_secs(900)),
+            Extent::All => (Duration::from_secs(2400), Duration::from_secs(5400)),
+        };
+        let generator = self.exactness.as_ref().map_or(Duration::ZERO, |(_, time)| *time);
+        let probe = workspace::target_dir().join("debug").join("vm-probe");
+        let plan = contents::Plan {
+            agent: &self.agent,
+            probe: &probe,
+            tests: &self.tests,
+            binary_limit,
+            exactness: self.exactness.as_ref().map(|(path, time)| (path.as_path(), *time)),
+        };
+        let scratch = ScratchDir::create(&format!("vm-{series}"))?;
+        let initramfs = contents::assemble(kernel, &plan, &scratch)?;
+        let start = Instant::now();
+        say(format!("{series}: booting; it says all in {}", ports.transcript.display()));
+        let mut seen = Seen::default();
+        let limit = limit + contents::with_control(generator);
+        let booted = boot::boot(&kernel.image()?, &initramfs, &ports, limit, |line| {
+            if let Some(news) = seen.line(line) {
+                say(format!("{series}: {news}"));
+            }
+        });
+        crate::signals::check()?;
+        let mut problems = judge::problems(series, &seen, self.extent, self.filtered);
+        if self.exactness.is_some() && !seen.binaries.iter().any(|(name, _)| name == "exactness") {
+            problems.push("the generator did not run to its end".to_owned());
+        }
+        if let Err(error) = booted {
+            problems.insert(0, format!("{error:#}"));
+        }
+        let took = start.elapsed();
+        say(format!(
+            "{series}: {} tests, {} problems, {}",
+            seen.tests.len(),
+            problems.len(),
+            duration(took)
+        ));
+        Ok(Tried { series, seen, problems, took })
+    }
 }
 
 /// Says what was seen, and fails if there are problems. `table`: whether to write the

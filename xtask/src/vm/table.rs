@@ -39,7 +39,11 @@ pub(crate) fn row(series: Series, seen: &Seen) -> String {
         "| {series} | {} | {} | {receivers} | {} | {fionread} | {tests} |",
         yes_no(timed),
         yes_no(seen.runs() && seen.claims("propagation")),
-        if seen.claims("bpf_loop") { "`bpf_loop`" } else { "loops of a fixed bound" },
+        match (timed, seen.claims("bpf_loop")) {
+            (false, _) => "no",
+            (_, true) => "`bpf_loop`",
+            _ => "loops of a fixed bound",
+        },
     )
 }
 

@@ -46,15 +46,13 @@ const SMOKE: &[(&str, &str)] = &[
     ("usage", "a_stopped_agent_leaves_nothing"),
 ];
 
-/// Builds the tests and picks those of the extent; of these, those whose name has `only` in it.
+/// Builds the tests and picks those of the extent, or those whose names have one of `only` in
+/// them. Gives the programs that come with the tests, too.
 ///
 /// # Errors
 ///
 /// If the build fails, or leaves no test.
-pub(crate) fn build(extent: Extent, only: &[String]) -> Result<Vec<TestBinary>> {
-    if extent == Extent::None {
-        return Ok(Vec::new());
-    }
+pub(crate) fn build(extent: Extent, only: &[String]) -> Result<(Vec<TestBinary>, Vec<PathBuf>)> {
     let messages = process::output(cargo("test").args([
         "--package",
         "tracewire-tests",
@@ -83,7 +81,12 @@ pub(crate) fn build(extent: Extent, only: &[String]) -> Result<Vec<TestBinary>> 
                 Extent::Smoke if only.is_empty() => smoke(&name),
                 _ => only.to_vec(),
             };
-            (extent == Extent::All || !only.is_empty() || !filters.is_empty()).then(|| TestBinary {
+            let wanted = match extent {
+                Extent::None => false,
+                Extent::Smoke => !filters.is_empty(),
+                Extent::All => true,
+            };
+            wanted.then(|| TestBinary {
                 name,
                 program,
                 directory: directory.clone(),
@@ -92,10 +95,10 @@ pub(crate) fn build(extent: Extent, only: &[String]) -> Result<Vec<TestBinary>> 
             })
         })
         .collect();
-    if picked.is_empty() {
+    if picked.is_empty() && extent != Extent::None {
         bail!("no tests in {}", Path::new("tests").display());
     }
-    Ok(picked)
+    Ok((picked, programs))
 }
 
 /// The smoke tests of a file.

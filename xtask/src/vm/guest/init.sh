@@ -66,14 +66,17 @@ pass_on run /tmp/run
 say run-exit "$code"
 rmdir /sys/fs/cgroup/smoke
 
-# A file of test programs, with what the harness says left to be read by xtask as it is.
-binary() {
+# A program, by a name and its command. What it says is left to be read by xtask as it is.
+program() {
     name=$1
     shift
     say binary "$name"
-    timeout -k 10 "$BINARY_SECONDS" "$@" --test-threads=1
+    timeout -k 10 "$BINARY_SECONDS" "$@"
     say binary-exit "$name" "$?"
 }
+
+# A file of tests.
+binary() { program "$@" --test-threads=1; }
 
 export TRACEWIRE_BIN=/vm/tracewire TRACEWIRE_TEST_SLOW=$SLOW
 . /vm/tests
