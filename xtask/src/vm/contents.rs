@@ -41,7 +41,7 @@ pub(crate) fn needs() -> Vec<Need> {
         Need::program("strip", "binutils"),
         crate::nginx::need(),
         Need::program("node", "nodejs"),
-        Need::program("python3", "python3"),
+        Need::package("python3"),
         Need::program("curl", "curl"),
         Need::program("wrk", "wrk"),
         Need::program("ip", "iproute2"),
