@@ -18,6 +18,20 @@ const EMULATOR: &str = "qemu-system-x86_64";
 /// The guest's memory; the image is in it twice while it is unpacked.
 const MEMORY: &str = "3072M";
 
+/// What the guest's kernel is told.
+const KERNEL_ARGUMENTS: [&str; 6] = [
+    "console=ttyS0",
+    "loglevel=5",
+    // A panic ends the guest at once.
+    "panic=-1",
+    // The root file system is not to be held to half of the memory.
+    "rootfstype=ramfs",
+    // Where the host is busy, an emulated processor stands still for seconds; a watchdog
+    // would take that for a lockup of the guest's kernel.
+    "nowatchdog",
+    "rcupdate.rcu_cpu_stall_suppress=1",
+];
+
 /// What the machine needs to boot guests.
 pub(crate) fn needs() -> Vec<Need> {
     vec![Need::program(EMULATOR, "qemu-system-x86")]
@@ -63,9 +77,7 @@ pub(crate) fn boot(
         .arg(image)
         .arg("-initrd")
         .arg(initramfs)
-        // A panic ends the guest at once. The root file system is not to be held to half
-        // of the memory.
-        .args(["-append", "console=ttyS0 loglevel=5 panic=-1 rootfstype=ramfs"])
+        .args(["-append", &KERNEL_ARGUMENTS.join(" ")])
         .args(["-serial", &serial(&ports.console), "-serial", &serial(&ports.transcript)])
         .stdin(Stdio::null())
         .stdout(Stdio::null());
