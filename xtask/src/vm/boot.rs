@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::packages::{Need, find_program};
 use crate::process::ChildGuard;
+use crate::progress::say;
 use crate::signals;
 
 /// The emulator.
@@ -17,6 +18,9 @@ const EMULATOR: &str = "qemu-system-x86_64";
 
 /// The guest's memory; the image is in it twice while it is unpacked.
 const MEMORY: &str = "3072M";
+
+/// From when on it is said that nothing ran here for a while.
+const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// What the guest's kernel is told.
 const KERNEL_ARGUMENTS: [&str; 6] = [
@@ -83,7 +87,16 @@ pub(crate) fn boot(
         .stdout(Stdio::null());
     let mut guard = ChildGuard::spawn(&mut command, EMULATOR)?;
     let end = Instant::now() + limit;
+    let mut looked = Instant::now();
     loop {
+        let since = looked.elapsed();
+        if since > STANDSTILL {
+            say(format!(
+                "this machine stood still for {:.0} s; tests in the guest may take that for a stall",
+                since.as_secs_f64()
+            ));
+        }
+        looked = Instant::now();
         let ended = guard.has_ended();
         transcript.lines(&mut line)?;
         if ended {

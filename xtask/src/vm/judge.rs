@@ -119,6 +119,10 @@ fn judge_tests(seen: &Seen, extent: Extent, filtered: bool, problems: &mut Vec<S
             *verdict != Verdict::Ignored && name.rsplit("::").next() == Some(test)
         })
     };
+    if !matches!(seen.ready, Some((true, _))) {
+        // Then none were run, and why is said already.
+        return;
+    }
     if extent != Extent::None && !filtered {
         for test in smoke_tests().filter(|test| !passed(test)) {
             problems.push(format!("the test {test} was not run"));
