@@ -35,7 +35,7 @@ pub(crate) fn header(kind: u16, data_len: u32) -> RecordHeader {
 /// a number that differs from record to record.
 #[inline(always)]
 fn wakeup_flags(now: u64) -> u64 {
-    if (now >> 4) % ASKING != 0 {
+    if !(now >> 4).is_multiple_of(ASKING) {
         return BPF_RB_NO_WAKEUP as u64;
     }
     // SAFETY: a query of the map, without side effects.

@@ -82,12 +82,12 @@ pub fn messages(len: usize) -> Vec<Slow> {
 /// bytes those are. The window moves as in the kernel half (`agent-ebpf/src/socket/drive.rs`).
 pub fn steps(slow: &Slow) -> (usize, usize) {
     let mut http1 = Http1::new(slow.kind);
-    let mut window: Window = [0; size_of::<Window>()];
+    let mut window = Window([0; size_of::<Window>()]);
     let (mut held, mut at, mut steps) = (0..0, 0, 0);
     while at < slow.bytes.len() {
         if !held.contains(&at) {
             held = at..slow.bytes.len().min(at + WINDOW);
-            window[..held.len()].copy_from_slice(&slow.bytes[held.clone()]);
+            window.0[..held.len()].copy_from_slice(&slow.bytes[held.clone()]);
         }
         let available = slow.bytes.len() - at;
         let (in_window, end) = ((at - held.start) as u32, held.len() as u32);
@@ -104,7 +104,7 @@ pub fn steps(slow: &Slow) -> (usize, usize) {
         match event {
             Event::NotHttp | Event::Held => break,
             Event::MessageEnd => http1.next_message(),
-            Event::None | Event::MessageStart | Event::HeadEnd => {}
+            Event::None | Event::HeadEnd => {}
         }
     }
     (steps, at)

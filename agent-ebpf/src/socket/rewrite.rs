@@ -270,10 +270,10 @@ unsafe fn build(
         if bpf_msg_push_data(msg, 0, new_len, 0) != 0 {
             return (Outcome::KernelRefused, 0);
         }
-        if write_head(drive, msg, new_len, origin, end_len) {
-            if bpf_msg_pop_data(msg, new_len, old_len, 0) == 0 {
-                return (Outcome::Injected, HEADER_LEN as u32);
-            }
+        if write_head(drive, msg, new_len, origin, end_len)
+            && bpf_msg_pop_data(msg, new_len, old_len, 0) == 0
+        {
+            return (Outcome::Injected, HEADER_LEN as u32);
         }
         if bpf_msg_pop_data(msg, 0, new_len, 0) != 0 {
             connection.flags |= CONN_POISONED;

@@ -1,6 +1,6 @@
 use super::*;
-use crate::export::queue::tests::spans_alone;
 use crate::export::parse_headers;
+use crate::export::queue::tests::spans_alone;
 use crate::export::{SpanSink, queue};
 use crate::resolve::Resource;
 use crate::span::tests::example;

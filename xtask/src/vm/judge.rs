@@ -1,8 +1,8 @@
 //! Whether what was seen in a guest is as it has to be on its kernel.
 
-use super::kernels::{FEATURES, Feature, Series};
+use super::kernels::{FEATURES, Feature, OLDEST, Series};
 use super::tests::{Extent, smoke_tests};
-use super::transcript::{Seen, Verdict};
+use super::transcript::{Claim, Seen, Verdict};
 
 /// Everything that is wrong; nothing, if all holds.
 pub(crate) fn problems(series: Series, seen: &Seen, extent: Extent, filtered: bool) -> Vec<String> {
@@ -12,6 +12,10 @@ pub(crate) fn problems(series: Series, seen: &Seen, extent: Extent, filtered: bo
     }
     problems.extend(seen.failures.iter().map(|failure| format!("the guest: {failure}")));
     problems.extend(seen.complaints.iter().map(|line| format!("the kernel complains: {line}")));
+    if series.version() < OLDEST {
+        refuses(seen, &mut problems);
+        return problems;
+    }
     works(seen, &mut problems);
     for feature in FEATURES {
         judge_feature(series, seen, feature, &mut problems);
@@ -21,16 +25,33 @@ pub(crate) fn problems(series: Series, seen: &Seen, extent: Extent, filtered: bo
     problems
 }
 
+/// `check` and `run` have to agree that the agent cannot run, and name the kernel that can.
+fn refuses(seen: &Seen, problems: &mut Vec<String>) {
+    let needed = format!("needs {}.{}", OLDEST.0, OLDEST.1);
+    if !matches!(seen.check, Some((1, _))) {
+        problems.push(format!("check does not refuse an old kernel: {:?}", seen.check));
+    }
+    let missing = seen.claims.get("bpf_loop");
+    if !missing.is_some_and(|(claim, words)| *claim == Claim::Missing && words.contains(&needed)) {
+        problems.push(format!("check does not say that Tracewire {needed}: {missing:?}"));
+    }
+    let says = seen.log.iter().any(|line| line.contains(&needed));
+    if seen.ready.is_some_and(|(ready, _)| ready) || !says {
+        problems.push(format!("run does not say that Tracewire {needed}: {:?}", seen.log));
+    }
+    let used = seen.uses.iter().find(|(_, used)| *used == "yes");
+    if let Some((name, _)) = used {
+        problems.push(format!("{name}: used on a kernel that is refused"));
+    }
+}
+
 /// `check` and `run` have to agree that the agent works.
 fn works(seen: &Seen, problems: &mut Vec<String>) {
     match seen.check {
         Some((0, _)) => {}
         Some((code, _)) => {
             problems.push(format!("check exits with {code}"));
-            let missing = seen
-                .claims
-                .iter()
-                .filter(|(_, (claim, _))| *claim == super::transcript::Claim::Missing);
+            let missing = seen.claims.iter().filter(|(_, (claim, _))| *claim == Claim::Missing);
             problems
                 .extend(missing.map(|(name, (_, words))| format!("check misses {name}: {words}")));
         }
@@ -204,6 +225,24 @@ mod tests {
     fn a_kernel_that_differs_from_its_versions_documents_is_a_problem() {
         let older = judge(&GOOD.replace("offers bpf-loop yes", "offers bpf-loop no"));
         assert!(older.iter().any(|problem| problem.contains("by its version")), "{older:?}");
+    }
+
+    #[test]
+    fn an_old_kernel_has_to_be_refused_with_the_version_that_is_needed() {
+        let judge = |transcript: &str| {
+            let mut seen = Seen::default();
+            for line in transcript.lines() {
+                seen.line(line);
+            }
+            problems(Series::V5_10, &seen, Extent::None, false)
+        };
+        let said = "kernel 5.10 has no bpf_loop; Tracewire needs 5.17 or newer";
+        let refused = format!(
+            "@vm check MISSING bpf_loop: {said}\n@vm check-exit 1 2\n@vm run-ready no 1\n@vm run error: {said}\n@vm run-exit 1\n@vm end\n"
+        );
+        assert_eq!(judge(&refused), Vec::<String>::new());
+        assert_eq!(judge(&refused.replace("needs 5.17", "fails")).len(), 2);
+        assert!(!judge(GOOD).is_empty(), "an agent that runs there belies the table");
     }
 
     #[test]

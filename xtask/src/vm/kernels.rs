@@ -93,6 +93,9 @@ pub(crate) struct Feature {
     pub(crate) needs: Option<&'static str>,
 }
 
+/// The oldest kernel that the agent runs on. Of older ones it says so, and attaches nothing.
+pub(crate) const OLDEST: (u32, u32) = (5, 17);
+
 /// What is expected of the kernels.
 pub(crate) const FEATURES: &[Feature] = &[
     Feature {
