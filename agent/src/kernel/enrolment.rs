@@ -20,13 +20,6 @@ pub(crate) enum Readability {
     Wrong,
 }
 
-impl Readability {
-    /// Whether sockets may be enrolled.
-    pub(crate) fn is_harmless(self) -> bool {
-        self != Self::Wrong
-    }
-}
-
 /// The map of enrolled sockets.
 pub(super) fn sockets(ebpf: &mut Ebpf) -> Result<SockHash<MapData, u64>> {
     Ok(SockHash::try_from(ebpf.take_map("ENROLLED").context("the object has no map ENROLLED")?)?)

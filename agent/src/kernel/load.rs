@@ -153,7 +153,12 @@ impl Kernel {
         if propagating {
             let readability = enrolment::prepare(&mut ebpf, &mut enrolled)?;
             sockets_may_leave = readability == Readability::Right;
-            if !readability.is_harmless() {
+            if readability == Readability::Restored {
+                tracing::warn!(
+                    "on this kernel client sockets that are given headers need a verdict program for FIONREAD, and with it a blocking recv() on them can return EAGAIN, and splice() from them finds nothing; kernels with the fix need none (README, Kernels); --propagate off leaves sockets alone"
+                );
+            }
+            if readability == Readability::Wrong {
                 return Err(LoadError(
                     "this kernel answers FIONREAD wrongly for sockets in a socket map, with and without a verdict program, and programs that rely on it would stall: run with --propagate off, or on a kernel with the fix".to_owned(),
                 )

@@ -120,9 +120,9 @@ fn read_head(bytes: &[u8]) -> Option<Head> {
     if method.is_empty() || method.len() > 24 || !method.iter().all(token) {
         return None;
     }
-    // The agent looks at no more of the line than its end; httparse says what is right.
-    let (_, version) = words.next()?.split_last_chunk::<7>()?;
-    let [b'T', b'T', b'P', b'/', b'1', b'.', minor] = version else { return None };
+    // Of the target the agent looks at the first byte; httparse says what is right.
+    let (_, version) = words.next()?.split_last_chunk::<9>()?;
+    let [b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor] = version else { return None };
     if !minor.is_ascii_digit() {
         return None;
     }
@@ -144,9 +144,13 @@ fn read_head(bytes: &[u8]) -> Option<Head> {
         }
         let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
         let (name, value) = (line[..colon].to_ascii_lowercase(), line[colon + 1..].trim_ascii());
-        // To the agent a lone CR ends a value, and a name with one is no name that it knows;
-        // to httparse both are errors, and so the head is not plain.
-        let value = value.split(|b| *b == b'\r').next().unwrap_or_default().trim_ascii();
+        // To the agent a name with a lone CR is no name that it knows, and a value with one
+        // is any value but where it says how long the message is; to httparse both are
+        // errors, and so the head is not plain.
+        let framing = ["content-length", "transfer-encoding"];
+        if value.contains(&b'\r') && framing.iter().any(|framing| name == framing.as_bytes()) {
+            return None;
+        }
         let known = ["content-length", "transfer-encoding", "traceparent", "upgrade"];
         let blanks = name.iter().rev().take_while(|b| matches!(b, b' ' | b'\t')).count();
         let bare = &name[..name.len() - blanks];
@@ -269,6 +273,8 @@ mod tests {
             "GET / HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n",
             "PRI * HTTP/2.0\r\n\r\n",
             "GET /\r\n\r\n",
+            "GET /xHTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\ncontent-length: 0\rx: y\r\n\r\n",
             "hello HTTP/1.1\r\n\r\n",
         ] {
             assert_eq!(places(&format!("{head}{next}")), [0; 0], "{head:?}");
