@@ -26,7 +26,8 @@ const LINES: u32 = 12;
 const WORDS: u32 = 24;
 
 /// Keeps positions in and just behind the window what they are. The verifier would else
-/// learn more about them with each round, and find no two rounds alike.
+/// learn more about them with each round, find no two rounds alike, and say `BPF program is
+/// too large`.
 const POSITION: u32 = 2 * WINDOW as u32 - 1;
 
 const LF_WORD: u64 = 0x0a0a_0a0a_0a0a_0a0a;
@@ -135,7 +136,7 @@ impl Http1 {
                 break;
             }
             if field > FIELD {
-                let from = here + (field - FIELD);
+                let from = (here + (field - FIELD)) & POSITION;
                 let line_ends = read_word(window, from) as u16 == u16::from_le_bytes(*b"\r\n");
                 if from + 2 > end || !line_ends {
                     // The value was taken, and what is behind it is looked at byte by byte.
