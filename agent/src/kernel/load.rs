@@ -155,7 +155,7 @@ impl Kernel {
             sockets_may_leave = readability == Readability::Right;
             if readability == Readability::Restored {
                 tracing::warn!(
-                    "on this kernel client sockets that are given headers need a verdict program for FIONREAD, and with it a blocking recv() on them can return EAGAIN, and splice() from them finds nothing; kernels with the fix need none (README, Kernels); --propagate off leaves sockets alone"
+                    "on this kernel client sockets that are given headers need a verdict program for FIONREAD, and this kernel's code for that has faults: a blocking recv() on them can return EAGAIN, splice() finds nothing, and rarely bytes come twice; update the kernel, or run with --propagate off, which leaves sockets alone (README, Kernels)"
                 );
             }
             if readability == Readability::Wrong {
