@@ -286,7 +286,7 @@ impl Http1 {
         }
         // The last digit in the highest byte, zeros before the first.
         let digits = (value ^ ZERO_WORD) << (64 - bits);
-        if (digits | (digits + 0x0606_0606_0606_0606)) & 0xf0f0_f0f0_f0f0_f0f0 != 0 {
+        if (digits | digits.wrapping_add(0x0606_0606_0606_0606)) & 0xf0f0_f0f0_f0f0_f0f0 != 0 {
             return ODD;
         }
         let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
