@@ -1,8 +1,26 @@
-//! The size line of a chunk (RFC 9112 §7.1).
+//! The size line of a chunk, and what follows its data (RFC 9112 §7.1).
 
-use super::{Event, Http1, state};
+use super::{Event, FACT_AMBIGUOUS, Http1, state};
 
 impl Http1 {
+    /// CR LF after the data of a chunk; a bare LF is taken too.
+    #[inline(always)]
+    pub(super) fn take_chunk_end(&mut self, byte: u8) -> (u32, Event) {
+        if byte == b'\r' && self.matched == 0 {
+            self.matched = 1;
+        } else if byte == b'\n' {
+            if self.matched == 0 {
+                self.facts |= FACT_AMBIGUOUS;
+            }
+            self.matched = 0;
+            self.remaining = 0;
+            self.state = state::CHUNK_SIZE;
+        } else {
+            return (0, self.fail());
+        }
+        (1, Event::None)
+    }
+
     /// The size line of a chunk (RFC 9112 §7.1): hex digits, then maybe extensions.
     #[inline(always)]
     pub(super) fn take_chunk_size(&mut self, byte: u8) -> (u32, Event) {

@@ -458,22 +458,7 @@ impl Http1 {
                 (1, Event::HeadEnd)
             }
             state::CHUNK_SIZE => self.take_chunk_size(byte),
-            state::CHUNK_END => {
-                // CR LF after the data of a chunk; a bare LF is taken too.
-                if byte == b'\r' && self.matched == 0 {
-                    self.matched = 1;
-                } else if byte == b'\n' {
-                    if self.matched == 0 {
-                        self.facts |= FACT_AMBIGUOUS;
-                    }
-                    self.matched = 0;
-                    self.remaining = 0;
-                    self.state = state::CHUNK_SIZE;
-                } else {
-                    return (0, self.fail());
-                }
-                (1, Event::None)
-            }
+            state::CHUNK_END => self.take_chunk_end(byte),
             state::TRAILER_START => {
                 if byte == b'\r' {
                     self.state = state::TRAILER_END;
