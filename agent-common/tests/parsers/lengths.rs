@@ -292,3 +292,17 @@ fn only_the_very_methods_head_and_connect_are_noted() {
         assert_eq!(seen.messages[0].facts, facts, "{method}");
     }
 }
+
+#[test]
+fn a_length_of_any_number_of_digits_is_read_as_its_number() {
+    for length in [0, 7, 42, 305, 6_021, 10_203, 98_765, 230_041, 1_234_567] {
+        let head = format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+        let mut stream = head.into_bytes();
+        stream.resize(stream.len() + length, b'b');
+        let end = stream.len();
+        stream.extend_from_slice(b"GET / HTTP/1.1\r\nHost: somewhere.example\r\n\r\n");
+        let seen = requests(&stream);
+        assert_eq!(seen.messages[0].end, Some(end), "{length}");
+        assert_eq!(seen.messages.len(), 2, "{length}");
+    }
+}
