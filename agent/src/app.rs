@@ -91,8 +91,16 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
             kernel.set_verdict(pid, executables.include(path.as_deref()));
         }
     }
-    let adopted =
-        crate::reading::adopt(&mut kernel, &executables, &mut records, &mut assembler, &metrics);
+    let requests =
+        Arc::new(Requests { stop: AtomicBool::new(false), report: AtomicBool::new(false) });
+    let adopted = crate::reading::adopt(
+        &mut kernel,
+        &executables,
+        &mut records,
+        &mut assembler,
+        &metrics,
+        &requests.stop,
+    );
     tracing::info!(
         cgroup = %kernel.scope().path.display(),
         adopted = adopted.connections,
@@ -103,8 +111,6 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
         "ready"
     );
 
-    let requests =
-        Arc::new(Requests { stop: AtomicBool::new(false), report: AtomicBool::new(false) });
     let reader = Reader::new(
         kernel,
         records,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -97,7 +98,7 @@ impl Reader {
             if self.postponed > 0 && Instant::now() >= next_adoption {
                 adoptions_left -= 1;
                 let started = Instant::now();
-                let adopted = self.adopt();
+                let adopted = self.adopt(&requests.stop);
                 next_adoption = Instant::now() + ADOPTION.max(ADOPTION_REST * started.elapsed());
                 self.postponed = if adoptions_left > 0 { adopted.postponed } else { 0 };
             }
@@ -123,9 +124,9 @@ impl Reader {
         wishes.grant(&mut self.kernel, &self.executables);
     }
 
-    fn adopt(&mut self) -> Adopted {
+    fn adopt(&mut self, stop: &AtomicBool) -> Adopted {
         let Self { kernel, records, assembler, executables, metrics, .. } = self;
-        adopt(kernel, executables, records, assembler, metrics)
+        adopt(kernel, executables, records, assembler, metrics, stop)
     }
 
     /// Says what was lost since the last time, if anything.
@@ -219,13 +220,15 @@ fn on_bytes(bytes: &[u8], assembler: &mut Assembler, metrics: &Metrics) -> Optio
 }
 
 /// Takes over connections that are older than the agent, and reads records meanwhile:
-/// where there are many, the ring buffer would not hold what comes.
+/// where there are many, the ring buffer would not hold what comes. Breaks off when told to
+/// stop: behind a busy workload this can take many seconds.
 pub(crate) fn adopt(
     kernel: &mut Kernel,
     executables: &Executables,
     records: &mut Records,
     assembler: &mut Assembler,
     metrics: &Metrics,
+    stop: &AtomicBool,
 ) -> Adopted {
     let mut wishes = Wishes::default();
     let is_excluded =
@@ -233,6 +236,11 @@ pub(crate) fn adopt(
     let adopted = kernel.adopt(std::process::id(), is_excluded, &mut || {
         take(records, assembler, metrics, &mut wishes);
         assembler.tick();
+        if stop.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     wishes.grant(kernel, executables);
     adopted

@@ -10,8 +10,9 @@ use crate::process::{Process, patient};
 /// How long attaching may take: the verifier runs in it, for long on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long stopping may take: five seconds for the last export, and some to detach.
-const STOP_LIMIT: Duration = Duration::from_secs(8);
+/// How long stopping may take: five seconds for the last export, some to detach, and as much
+/// again for a machine on which many others wait too.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// What the agent counted, as it said when it stopped.
 pub type Counters = BTreeMap<String, u64>;

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use aya::maps::{MapData, SkStorage, SockHash};
@@ -60,14 +61,15 @@ pub(super) struct Enrolment<'a> {
 }
 
 /// Takes over the established TCP connections of the processes in scope. `between` is
-/// called again and again meanwhile: with many connections this takes long.
+/// called again and again meanwhile: with many connections this takes long. When it breaks
+/// off, what is left is left.
 pub(super) fn adopt(
     scope: &Scope,
     connections: &mut SkStorage<MapData, Shared<Connection>>,
     mut enrolment: Option<Enrolment<'_>>,
     is_excluded: impl Fn(u32) -> bool,
     is_left_alone: impl Fn(u16) -> bool,
-    between: &mut dyn FnMut(),
+    between: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Adopted {
     let mut result = Adopted::default();
     let mut listening: HashMap<u64, HashSet<u16>> = HashMap::new();
@@ -85,17 +87,17 @@ pub(super) fn adopt(
             }
             return between();
         };
-        let Some(ends) = Ends::of(socket) else { return };
+        let Some(ends) = Ends::of(socket) else { return ControlFlow::Continue(()) };
         if !seen.insert(cookie) {
-            return;
+            return ControlFlow::Continue(());
         }
         if seen.len() % BETWEEN == 0 {
-            between();
+            between()?;
         }
         let ports = listening.entry(network_namespace(pid)).or_insert_with(|| listening_ports(pid));
         let role = if ports.contains(&ends.local_port) { Role::Server } else { Role::Client };
         if is_left_alone(if role == Role::Server { ends.local_port } else { ends.remote_port }) {
-            return;
+            return ControlFlow::Continue(());
         }
         let in_use =
             |delicate: bool| delicate && (blocked.contains(&cookie) || !is_idle_for_long(&info));
@@ -107,7 +109,9 @@ pub(super) fn adopt(
         if connections.insert(socket, Shared(state), NO_EXIST).is_ok() {
             result.connections += 1;
         }
-        let (Role::Client, Some(enrolment)) = (role, &mut enrolment) else { return };
+        let (Role::Client, Some(enrolment)) = (role, &mut enrolment) else {
+            return ControlFlow::Continue(());
+        };
         if enrolment.inherited.contains(&cookie) {
             result.enrolled += 1;
         } else if in_use(enrolment.delicate) {
@@ -124,6 +128,7 @@ pub(super) fn adopt(
             enrolment.inherited.insert(cookie);
             result.enrolled += 1;
         }
+        ControlFlow::Continue(())
     });
     result
 }
@@ -204,6 +209,7 @@ pub(super) fn sockets_in_scope(scope: &Scope) -> HashSet<u64> {
         |_| false,
         |connection| {
             cookies.extend(connection.map(|connection| connection.cookie));
+            ControlFlow::Continue(())
         },
     );
     cookies
@@ -220,11 +226,11 @@ struct Borrowed<'a> {
 
 /// Borrows each established TCP connection of the processes in scope, one after the
 /// other: a socket that is held is not closed when its process closes it. `take` gets
-/// nothing after the last one of a process.
+/// nothing after the last one of a process. When it breaks off, that is the last process.
 fn for_each_connection(
     scope: &Scope,
     is_excluded: impl Fn(u32) -> bool,
-    mut take: impl FnMut(Option<Borrowed<'_>>),
+    mut take: impl FnMut(Option<Borrowed<'_>>) -> ControlFlow<()>,
 ) {
     for pid in scope.processes() {
         if is_excluded(pid) {
@@ -235,11 +241,14 @@ fn for_each_connection(
             let Some(socket) = pidfd_getfd(&process, number) else { continue };
             let Some(info) = tcp_info(&socket) else { continue };
             let Some(cookie) = cookie(&socket) else { continue };
-            if info.state == ESTABLISHED {
-                take(Some(Borrowed { pid, number, socket: &socket, cookie, info }));
+            let connection = Borrowed { pid, number, socket: &socket, cookie, info };
+            if connection.info.state == ESTABLISHED && take(Some(connection)).is_break() {
+                break;
             }
         }
-        take(None);
+        if take(None).is_break() {
+            return;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The programs loaded, set up and attached, and what can be asked of them while they run.
 
 use std::collections::{HashMap as StdHashMap, HashSet};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -211,12 +212,12 @@ impl Kernel {
     }
 
     /// Takes over connections that are older than the agent. To be called again while
-    /// some are postponed. `between` is called while it takes its time.
+    /// some are postponed. `between` is called while it takes its time, and may break it off.
     pub(crate) fn adopt(
         &mut self,
         agent: u32,
         is_excluded: impl Fn(u32) -> bool,
-        between: &mut dyn FnMut(),
+        between: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> adopt::Adopted {
         adopt::adopt(
             &self.scope,
