@@ -69,6 +69,9 @@ counters! {
     ResponsesUnpaired = 20 => "responses_unpaired",
     /// Of the records that found the ring buffer full: ends of exchanges.
     DropRingClosed = 21 => "drop_ring_full_closed",
+    /// Requests without a header whose context the server's end got from the client's, on
+    /// this host.
+    ContextsHandedOver = 22 => "contexts_handed_over",
 }
 
 /// Counters kept for each [`crate::outcome::Outcome`], after the plain ones.

@@ -67,6 +67,8 @@ wire_enum! {
         Birth = 5 => "birth",
         /// The next of several pipelined requests on one connection.
         Pipeline = 6 => "pipeline",
+        /// The client's end of the connection is on this host, and said so.
+        Local = 7 => "local",
     }
 }
 

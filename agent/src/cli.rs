@@ -25,7 +25,9 @@ pub(crate) enum Command {
 /// Which requests are given a trace context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Propagate {
-    /// Requests over HTTP/1.x.
+    /// Requests over HTTP/1.x, where the kernel does no harm to the connections.
+    Auto,
+    /// Requests over HTTP/1.x, also where it does.
     Http1,
     /// None: nothing is ever written into traffic.
     Off,
@@ -99,8 +101,9 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "TRACEWIRE_EXCLUDE_PORT", value_name = "PORT", value_delimiter = ',')]
     pub(crate) exclude_port: Vec<String>,
 
-    /// Which requests are given a trace context.
-    #[arg(long, env = "TRACEWIRE_PROPAGATE", value_enum, default_value = "http1")]
+    /// Which requests are given a trace context. Requests between services on one host are
+    /// joined in any case.
+    #[arg(long, env = "TRACEWIRE_PROPAGATE", value_enum, default_value = "auto")]
     pub(crate) propagate: Propagate,
 
     /// Where spans go [default: console, or otlp if an endpoint is given].

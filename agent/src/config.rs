@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::{Color, Exporter, LogFormat, LogLevel, Propagate, RunArgs};
 use crate::executables::Executables;
 use crate::export::{OtlpConfig, parse_headers};
-use crate::kernel::KernelSettings;
+use crate::kernel::{KernelSettings, Propagation};
 
 /// The smallest ring buffer, in bytes: one burst of a busy host.
 const MIN_RING: u32 = 1 << 18;
@@ -110,7 +110,11 @@ impl RunConfig {
         Ok(Self {
             cgroup: args.cgroup.clone(),
             kernel: KernelSettings {
-                propagate: args.propagate == Propagate::Http1,
+                propagation: match args.propagate {
+                    Propagate::Auto => Propagation::WhereHarmless,
+                    Propagate::Http1 => Propagation::Always,
+                    Propagate::Off => Propagation::Never,
+                },
                 sample_ratio: args.sample_ratio,
                 include_ports: ports("--include-port", &args.include_port)?,
                 exclude_ports: ports("--exclude-port", &args.exclude_port)?,

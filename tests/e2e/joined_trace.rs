@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::process::Command;
 use std::time::Duration;
 
+use tracewire_tests::agent::Counters;
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::script::{Load, LoadReport};
 use tracewire_tests::services::{PROXY, Service, curl, nginx, node, python};
@@ -131,6 +132,19 @@ fn one_request_through_three_services_is_one_trace() {
 
 #[test]
 fn five_thousand_requests_of_sixteen_clients_are_five_thousand_traces() {
+    are_whole(&[], 1);
+}
+
+#[test]
+fn without_a_byte_written_five_thousand_requests_are_five_thousand_traces_on_one_host() {
+    let counters = are_whole(&["--propagate", "off"], 0);
+    let handed_over = counters.get("contexts_handed_over").copied().unwrap_or(0);
+    assert!(is_control() || handed_over == 3 * 5000, "{counters:?}");
+}
+
+/// Asks 5000 times, by 16 clients. Each request must be one trace, and come with so many
+/// headers at the services behind the proxy. Answers the agent's counters.
+fn are_whole(flags: &[&str], headers: usize) -> Counters {
     const REQUESTS: usize = 5000;
     let mut world = World::alone();
     let without = {
@@ -138,7 +152,7 @@ fn five_thousand_requests_of_sixteen_clients_are_five_thousand_traces() {
         stack.load(&world, REQUESTS)
     };
     if !is_control() {
-        world.start_agent(&[]);
+        world.start_agent(flags);
     }
     let stack = Stack::start(&world);
     let with = stack.load(&world, REQUESTS);
@@ -146,12 +160,12 @@ fn five_thousand_requests_of_sixteen_clients_are_five_thousand_traces() {
     for (name, service) in [("middle", &stack.middle), ("leaf", &stack.leaf)] {
         let seen = service.headers_seen();
         assert_eq!(seen.len(), REQUESTS, "requests seen by {name}");
-        let wanted = usize::from(!is_control());
+        let wanted = if is_control() { 0 } else { headers };
         let wrong: Vec<_> = seen.iter().filter(|(_, count)| *count != wanted).take(10).collect();
-        assert!(wrong.is_empty(), "{name}: not one traceparent: {wrong:?}");
+        assert!(wrong.is_empty(), "{name}: not {wanted} traceparent: {wrong:?}");
     }
     let Some(outcome) = world.stop_agent() else {
-        return;
+        return Counters::new();
     };
     let mut by_path: HashMap<&str, Vec<&Span>> = HashMap::new();
     for span in &outcome.spans {
@@ -176,6 +190,7 @@ fn five_thousand_requests_of_sixteen_clients_are_five_thousand_traces() {
     );
     assert_eq!(traces.len(), REQUESTS, "traces");
     assert!(by_path.is_empty(), "spans of no request: {:?}", by_path.keys());
+    outcome.counters
 }
 
 #[test]

@@ -7,9 +7,8 @@
 
 use std::process::Command;
 
-use tracewire_tests::agent;
 use tracewire_tests::peer;
-use tracewire_tests::world::{World, is_control};
+use tracewire_tests::world::World;
 
 const CONNECTIONS: u64 = 4;
 
@@ -29,17 +28,6 @@ fn count(world: &World, mode: &str, messages: u64) -> Counts {
     command.args(["--connections", &CONNECTIONS.to_string()]);
     let output = world.start(command).succeed();
     serde_json::from_str(&output).unwrap_or_else(|error| panic!("{mode}: {error}: {output}"))
-}
-
-/// Whether the agent attaches a verdict program to the socket map on this kernel.
-fn has_verdict(world: &World) -> bool {
-    if is_control() {
-        return false;
-    }
-    let cgroup = world.cgroup.path().to_string_lossy().into_owned();
-    let output = agent::command(&["check", "--cgroup", &cgroup]).output();
-    let output = output.unwrap_or_else(|error| panic!("tracewire check: {error}"));
-    String::from_utf8_lossy(&output.stdout).contains("a verdict program restores it")
 }
 
 /// All messages wake, each once, and each read gives what it must.
@@ -77,7 +65,7 @@ fn a_peek_shows_each_message_as_it_is_read() {
 #[test]
 fn a_blocking_read_loses_no_message() {
     let mut world = World::new();
-    let verdict = has_verdict(&world);
+    let verdict = world.needs_verdict();
     world.start_agent(&[]);
     let counts = count(&world, "recv", 1_500);
     assert_eq!((counts.messages, counts.stalls), (1_500 * CONNECTIONS, 0));
@@ -88,7 +76,7 @@ fn a_blocking_read_loses_no_message() {
 #[test]
 fn promises_about_lengths_are_kept_where_there_is_no_verdict_program() {
     let mut world = World::new();
-    let verdict = has_verdict(&world);
+    let verdict = world.needs_verdict();
     world.start_agent(&[]);
     for mode in ["wait-all", "low-water", "peek-off", "splice"] {
         let counts = count(&world, mode, 200);

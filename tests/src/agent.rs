@@ -41,7 +41,8 @@ pub fn program() -> PathBuf {
     path
 }
 
-/// `tracewire` with settings from flags alone: nothing of the caller's environment.
+/// `tracewire` with settings from flags alone: nothing of the caller's environment. Unless a
+/// flag says otherwise it writes headers, also on kernels where it would not by itself.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     for (key, _) in std::env::vars_os() {
@@ -50,7 +51,7 @@ pub fn command(arguments: &[&str]) -> Command {
             command.env_remove(&*key);
         }
     }
-    command.args(arguments);
+    command.args(arguments).env("TRACEWIRE_PROPAGATE", "http1");
     command
 }
 

@@ -177,6 +177,22 @@ impl World {
         Some(Outcome { spans: self.sink.spans(), counters })
     }
 
+    /// Whether headers take a verdict program on this kernel, by which connections come to
+    /// harm: asked of the agent's own check, so before one runs in this world.
+    ///
+    /// # Panics
+    ///
+    /// If the check cannot be started.
+    pub fn needs_verdict(&self) -> bool {
+        if is_control() {
+            return false;
+        }
+        let cgroup = self.cgroup.path().to_string_lossy().into_owned();
+        let output = agent::command(&["check", "--cgroup", &cgroup]).output();
+        let output = output.unwrap_or_else(|error| panic!("tracewire check: {error}"));
+        String::from_utf8_lossy(&output.stdout).contains("a verdict program restores it")
+    }
+
     /// A new directory for scratch files.
     ///
     /// # Panics

@@ -22,6 +22,10 @@ pub(crate) struct Arguments {
     /// Only this connection, over and over
     #[arg(long, value_name = "NUMBER")]
     connection: Option<u64>,
+    /// What the agent is told to propagate: `http1` also where the kernel harms connections
+    /// for it, `off`
+    #[arg(long, default_value = "auto")]
+    propagate: String,
 }
 
 /// Builds the agent, unless TRACEWIRE_BIN names one, and has it judged.
@@ -38,14 +42,24 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
     judge(arguments, agent.unwrap_or_else(|| workspace::agent_binary().into()).as_ref())
 }
 
-/// Two minutes of all protocols, with a seed that was not tried before.
+/// Some minutes of all protocols, with a seed that was not tried before: as the agent is by
+/// itself, then with headers whatever the kernel.
 ///
 /// # Errors
 ///
 /// As [`run`].
 pub(crate) fn short() -> Result<()> {
-    let arguments = Arguments { minutes: 2, seed: None, only: Vec::new(), connection: None };
-    judge(&arguments, &workspace::agent_binary())
+    for propagate in ["auto", "http1"] {
+        let arguments = Arguments {
+            minutes: 1,
+            seed: None,
+            only: Vec::new(),
+            connection: None,
+            propagate: propagate.to_owned(),
+        };
+        judge(&arguments, &workspace::agent_binary())?;
+    }
+    Ok(())
 }
 
 fn judge(arguments: &Arguments, agent: &std::path::Path) -> Result<()> {
@@ -65,6 +79,7 @@ fn judge(arguments: &Arguments, agent: &std::path::Path) -> Result<()> {
     command.arg("judge").args(["--seed", &seed.to_string()]);
     command.args(["--seconds", &seconds.to_string()]);
     command.args(["--control-seconds", &(seconds / 6).min(300).to_string()]);
+    command.args(["--propagate", &arguments.propagate]);
     for only in &arguments.only {
         command.args(["--only", only]);
     }

@@ -18,6 +18,7 @@ use tracewire_common::stream::{Stream, TRUSTED};
 
 use crate::emit;
 use crate::socket::drive::Drive;
+use crate::socket::handover;
 use crate::state::{self, count, count_outcome};
 
 /// A request's place in its trace.
@@ -142,9 +143,18 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
     let connection = unsafe { &mut *drive.connection };
     let facts = stream.http1.facts();
     let ids = Ids::draw(drive.now);
-    let (mut context, parent, correlation) = match context_in_head(stream) {
-        Some(received) => (received, received.span_id, Correlation::Wire as u8),
-        None => (new_trace(&ids), 0, Correlation::None as u8),
+    let mut handed = TraceContext::default();
+    // SAFETY: live state, and a local.
+    let is_local = unsafe {
+        handover::take(drive.connection, &raw mut handed, handover::head_start(drive, stream))
+    };
+    let (mut context, parent, correlation) = if is_local != 0 {
+        // Before a header: where the client's end leaves a context, one in the head is older.
+        (handed, handed.span_id, Correlation::Local as u8)
+    } else if let Some(received) = context_in_head(stream) {
+        (received, received.span_id, Correlation::Wire as u8)
+    } else {
+        (new_trace(&ids), 0, Correlation::None as u8)
     };
     if is_full(connection) {
         refuse(connection);
@@ -242,7 +252,7 @@ pub(crate) fn open_client(
     stream: &mut Stream,
     origin: &Origin,
     outcome: u8,
-    own_tracing: bool,
+    own: OwnHeader,
 ) {
     // SAFETY: live while the program runs.
     let connection = unsafe { &mut *drive.connection };
@@ -250,6 +260,7 @@ pub(crate) fn open_client(
     if facts & FACT_AMBIGUOUS != 0 {
         stream.flags &= !TRUSTED;
     }
+    let own_tracing = own == OwnHeader::Own;
     let Some(exchange) = take_place(connection) else { return };
     let mut flags = exchange_flags(facts, &origin.context);
     if own_tracing {
@@ -267,6 +278,14 @@ pub(crate) fn open_client(
         count(Counter::ExchangesOwnContext);
         connection.opened = connection.opened.wrapping_add(1);
         return;
+    }
+    let is_written = outcome == Outcome::Injected as u8 || outcome == Outcome::Rewritten as u8;
+    if !is_written && own != OwnHeader::Invalid {
+        // SAFETY: live state.
+        unsafe {
+            let start = handover::head_start(drive, stream);
+            handover::leave(drive.connection, &raw const origin.context, start);
+        }
     }
     opened(drive, stream, origin, outcome);
 }

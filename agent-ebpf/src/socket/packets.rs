@@ -458,7 +458,6 @@ impl Source for ClientPacket {
         let origin =
             exchange::origin_of_request(unsafe { &*drive.connection }, drive.task, drive.now);
         let own = exchange::own_header(stream, &origin);
-        let own_tracing = own == exchange::OwnHeader::Own;
-        exchange::open_client(drive, stream, &origin, outcome as u8, own_tracing);
+        exchange::open_client(drive, stream, &origin, outcome as u8, own);
     }
 }

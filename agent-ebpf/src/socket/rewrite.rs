@@ -159,8 +159,7 @@ unsafe fn propagate(drive: &mut Drive, stream: &mut Stream, end_len: u32) {
             (&raw const (*record).head_len).read_volatile(),
         )
     };
-    let own_tracing = own == OwnHeader::Own;
-    exchange::open_client(drive, stream, &origin, outcome, own_tracing);
+    exchange::open_client(drive, stream, &origin, outcome, own);
     if grown > 0 {
         // The window holds what stood there before.
         drive.window_start = 0;

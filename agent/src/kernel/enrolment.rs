@@ -14,6 +14,8 @@ use super::fionread::Pair;
 pub(crate) enum Readability {
     /// It answers as it should.
     Right,
+    /// It answers wrongly, and nothing was done about it.
+    Broken,
     /// It answers as it should with a verdict program on the map.
     Restored,
     /// It answers wrongly either way.
@@ -26,10 +28,12 @@ pub(super) fn sockets(ebpf: &mut Ebpf) -> Result<SockHash<MapData, u64>> {
 }
 
 /// Attaches what the map needs (a socket takes the programs with it that are there when
-/// it enters), and tries whether sockets in it still say how much there is to read.
+/// it enters), and tries whether sockets in it still say how much there is to read. Only if
+/// `mend`, it attaches what makes them, and harms them in other ways.
 pub(super) fn prepare(
     ebpf: &mut Ebpf,
     enrolled: &mut SockHash<MapData, u64>,
+    mend: bool,
 ) -> Result<Readability> {
     let rewrite: &mut SkMsg = ebpf
         .program_mut("rewrite_request")
@@ -38,6 +42,9 @@ pub(super) fn prepare(
     rewrite.attach(enrolled.fd()).context("cannot attach rewrite_request to the socket map")?;
     if reader_counts(enrolled)? {
         return Ok(Readability::Right);
+    }
+    if !mend {
+        return Ok(Readability::Broken);
     }
     let verdict: &mut SkSkb = ebpf
         .program_mut("keep_readable")

@@ -33,8 +33,8 @@ use crate::privileges;
 /// What the programs are told before they run.
 #[derive(Clone, Debug)]
 pub(crate) struct KernelSettings {
-    /// Whether requests are given a header.
-    pub(crate) propagate: bool,
+    /// Which requests are given a header.
+    pub(crate) propagation: Propagation,
     /// The share of new traces that is sampled, 0 to 1.
     pub(crate) sample_ratio: f64,
     /// If any: only connections to these service ports are looked at.
@@ -51,6 +51,17 @@ pub(crate) struct KernelSettings {
     pub(crate) max_activities: u32,
     /// Whether the kernel counts and times the programs' runs.
     pub(crate) program_times: bool,
+}
+
+/// When requests are given a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    /// Never.
+    Never,
+    /// If that takes nothing that harms connections on this kernel.
+    WhereHarmless,
+    /// Whatever it takes.
+    Always,
 }
 
 /// Why the programs do not run.
@@ -135,37 +146,43 @@ impl Kernel {
             .load(programs::object())
             .context("the kernel refused the agent's maps; smaller --ring-bytes, --max-connections or --max-activities may help")?;
 
-        let config = kernel_config(&scope, settings)?;
-        // Borrowed, not taken: the loader needs every map until the programs are loaded.
-        let mut settings_map: Array<_, Shared<KernelConfig>> =
-            Array::try_from(ebpf.map_mut("CONFIG").context("the object has no map CONFIG")?)?;
-        settings_map.set(0, Shared(config), 0)?;
         set_ports(&mut ebpf, settings)?;
 
         let quiet = Quiet::new();
-        let receive = programs::load_all(&mut ebpf, settings.propagate)?;
+        let receive = programs::load_all(&mut ebpf, settings.propagation != Propagation::Never)?;
         drop(quiet);
         let mut enrolled = enrolment::sockets(&mut ebpf)?;
-        let propagating = settings.propagate;
-        let mut sockets_may_leave = false;
         let mut stages = ProgramArray::try_from(
             ebpf.take_map("STAGES").context("the object has no map STAGES")?,
         )?;
-        if propagating {
-            let readability = enrolment::prepare(&mut ebpf, &mut enrolled)?;
-            sockets_may_leave = readability == Readability::Right;
-            if readability == Readability::Restored {
-                tracing::warn!(
-                    "on this kernel client sockets that are given headers need a verdict program for FIONREAD, and this kernel's code for that has faults: a blocking recv() on them can return EAGAIN, splice() finds nothing, and rarely bytes come twice; update the kernel, or run with --propagate off, which leaves sockets alone (README, Kernels)"
-                );
+        let readability = match settings.propagation {
+            Propagation::Never => None,
+            Propagation::WhereHarmless => {
+                Some(enrolment::prepare(&mut ebpf, &mut enrolled, false)?)
             }
-            if readability == Readability::Wrong {
+            Propagation::Always => Some(enrolment::prepare(&mut ebpf, &mut enrolled, true)?),
+        };
+        match readability {
+            None | Some(Readability::Right) => {}
+            Some(Readability::Broken) => tracing::warn!(
+                "no request is given a header: on this kernel that would break ioctl(FIONREAD) for its socket, and what mends that harms connections; requests between services on this host are joined all the same, those to other hosts begin new traces; update the kernel, or accept the harm with --propagate http1 (README, Kernels)"
+            ),
+            Some(Readability::Restored) => tracing::warn!(
+                "on this kernel client sockets that are given headers need a verdict program for FIONREAD, and this kernel's code for that has faults: a blocking recv() on them can return EAGAIN, splice() finds nothing, and rarely bytes come twice; update the kernel, or run with --propagate auto, which leaves sockets alone here (README, Kernels)"
+            ),
+            Some(Readability::Wrong) => {
                 return Err(LoadError(
-                    "this kernel answers FIONREAD wrongly for sockets in a socket map, with and without a verdict program, and programs that rely on it would stall: run with --propagate off, or on a kernel with the fix".to_owned(),
+                    "this kernel answers FIONREAD wrongly for sockets in a socket map, with and without a verdict program, and programs that rely on it would stall: run without --propagate http1, or on a kernel with the fix".to_owned(),
                 )
                 .into());
             }
         }
+        let propagating = matches!(readability, Some(Readability::Right | Readability::Restored));
+        let sockets_may_leave = readability == Some(Readability::Right);
+        let config = kernel_config(&scope, settings, propagating)?;
+        let mut settings_map: Array<_, Shared<KernelConfig>> =
+            Array::try_from(ebpf.take_map("CONFIG").context("the object has no map CONFIG")?)?;
+        settings_map.set(0, Shared(config), 0)?;
         let processes = HashMap::try_from(
             ebpf.take_map("PROCESSES").context("the object has no map PROCESSES")?,
         )?;
@@ -342,7 +359,11 @@ fn activity_slots(settings: &KernelSettings) -> u32 {
     settings.max_activities.checked_next_power_of_two().unwrap_or(1 << 31)
 }
 
-fn kernel_config(scope: &Scope, settings: &KernelSettings) -> Result<KernelConfig> {
+fn kernel_config(
+    scope: &Scope,
+    settings: &KernelSettings,
+    propagating: bool,
+) -> Result<KernelConfig> {
     let types = KernelTypes::of_kernel()?;
     let offset = |structure: &str, member: &str| types.offset(structure, member);
     let mut ports_listed = 0;
@@ -357,7 +378,7 @@ fn kernel_config(scope: &Scope, settings: &KernelSettings) -> Result<KernelConfi
         scope_cgroup: scope.id,
         scope_level: scope.level,
         agent_tgid: std::process::id(),
-        propagate: if settings.propagate { PROPAGATE_HTTP1 } else { 0 },
+        propagate: if propagating { PROPAGATE_HTTP1 } else { 0 },
         ports_listed,
         processes_listed: u32::from(settings.processes_listed),
         wakeup_bytes: settings.ring_bytes / 4,

@@ -19,7 +19,7 @@ mod takeover;
 
 pub(crate) use adopt::Adopted;
 pub(crate) use enrolment::Readability;
-pub(crate) use load::{Kernel, KernelSettings};
+pub(crate) use load::{Kernel, KernelSettings, Propagation};
 pub(crate) use programs::try_all;
 pub(crate) use reader::Records;
 pub(crate) use requirements::requirements;

@@ -140,7 +140,7 @@ pub(crate) fn try_all() -> Result<Trial> {
         })
         .collect();
     let readability = enrolment::sockets(&mut ebpf)
-        .and_then(|mut sockets| enrolment::prepare(&mut ebpf, &mut sockets))
+        .and_then(|mut sockets| enrolment::prepare(&mut ebpf, &mut sockets, true))
         .map_err(|error| format!("{error:#}"));
     Ok(Trial { programs, readability })
 }

@@ -6,7 +6,6 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use tracewire_tests::agent;
 use tracewire_tests::cleanup::{self, Made};
 use tracewire_tests::world::World;
 
@@ -32,6 +31,9 @@ pub(crate) struct Settings {
     /// Only without the agent
     #[arg(long)]
     without_agent: bool,
+    /// What the agent is told to propagate: `auto`, `http1`, `off`
+    #[arg(long, default_value = "auto")]
+    propagate: String,
 }
 
 /// Both ends, running.
@@ -57,10 +59,17 @@ struct Findings {
 pub(crate) fn run(settings: &Settings) -> ExitCode {
     let mut world = World::new();
     let mut settings = settings.clone();
+    let mut is_written = settings.propagate != "off";
     if settings.choice.spare_verdict.is_none() && !settings.without_agent {
-        let needs = needs_verdict(&world);
-        eprintln!("exactness: a verdict program on client sockets: {needs}");
-        settings.choice.spare_verdict = Some(needs);
+        let needs = world.needs_verdict();
+        // By itself the agent does without.
+        let has = needs && settings.propagate == "http1";
+        let writes = settings.propagate != "off" && (has || !needs);
+        eprintln!(
+            "exactness: a verdict program on client sockets: {has}; headers are written: {writes}"
+        );
+        settings.choice.spare_verdict = Some(has);
+        is_written = writes;
     }
     let settings = &settings;
     let mut failures = Vec::new();
@@ -77,7 +86,12 @@ pub(crate) fn run(settings: &Settings) -> ExitCode {
         let seconds = settings.seconds;
         eprintln!("exactness: {seconds} s with the agent, seed {}", settings.choice.seed);
         // Few spans: the receiver keeps them all.
-        world.start_agent_by(world.agent_command(&["--sample-ratio", "0.01"]));
+        world.start_agent_by(world.agent_command(&[
+            "--sample-ratio",
+            "0.01",
+            "--propagate",
+            &settings.propagate,
+        ]));
         let traced = phase(&world, settings, seconds, true);
         eprintln!("{}", traced.summary.tables());
         failures.extend(traced.failures);
@@ -100,13 +114,16 @@ pub(crate) fn run(settings: &Settings) -> ExitCode {
         }
         // Two processors at one stream: who comes second leaves it alone. That is rare.
         let allowed = usize::try_from(1 + traced.summary.injected() / 1000).unwrap_or(usize::MAX);
-        if traced.missed.len() > allowed {
+        if !is_written && traced.summary.injected() > 0 {
+            failures.push(format!("{} headers, unasked for", traced.summary.injected()));
+        }
+        if is_written && traced.missed.len() > allowed {
             let few = &traced.missed[..allowed.min(5)];
             let all = traced.missed.len();
             failures.push(format!("{all} heads were not given a header, as {few:?}"));
         }
         eprintln!("heads not given a header for no reason of theirs: {}", traced.missed.len());
-        if settings.choice.connection.is_none() && seconds >= 30 {
+        if is_written && settings.choice.connection.is_none() && seconds >= 30 {
             let never = traced.summary.never_injected();
             if !never.is_empty() {
                 failures.push(format!("no head was given a header: {}", never.join(", ")));
@@ -148,14 +165,6 @@ fn stalls_anyway(world: &World, settings: &Settings, number: u64, seconds: u32) 
     settings.choice.connection = Some(number);
     // Other connections are part of why something is slow.
     phase(world, &settings, 15, false).stalls.iter().any(|(_, idle, _)| idle + 1 >= seconds)
-}
-
-/// Whether the agent attaches a verdict program to client sockets on this kernel.
-fn needs_verdict(world: &World) -> bool {
-    let cgroup = world.cgroup.path().to_string_lossy().into_owned();
-    let mut check = agent::command(&["check", "--cgroup", &cgroup]);
-    let output = check.output().unwrap_or_else(|error| panic!("tracewire check: {error}"));
-    String::from_utf8_lossy(&output.stdout).contains("a verdict program restores it")
 }
 
 /// Whether the README says so.
