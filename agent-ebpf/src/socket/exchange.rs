@@ -143,13 +143,14 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
     let connection = unsafe { &mut *drive.connection };
     let facts = stream.http1.facts();
     let ids = Ids::draw(drive.now);
-    let mut handed = TraceContext::default();
-    // SAFETY: live state, and a local.
-    let is_local = unsafe {
-        handover::take(drive.connection, &raw mut handed, handover::head_start(drive, stream))
-    };
+    let handed = handover::room(drive);
+    // SAFETY: live state, and the claimed buffer.
+    let is_local =
+        unsafe { handover::take(drive.connection, handed, handover::head_start(drive, stream)) };
     let (mut context, parent, correlation) = if is_local != 0 {
         // Before a header: where the client's end leaves a context, one in the head is older.
+        // SAFETY: the claimed buffer, which `take` has written to.
+        let handed = unsafe { handed.read() };
         (handed, handed.span_id, Correlation::Local as u8)
     } else if let Some(received) = context_in_head(stream) {
         (received, received.span_id, Correlation::Wire as u8)
@@ -281,10 +282,11 @@ pub(crate) fn open_client(
     }
     let is_written = outcome == Outcome::Injected as u8 || outcome == Outcome::Rewritten as u8;
     if !is_written && own != OwnHeader::Invalid {
-        // SAFETY: live state.
+        let (left, start) = (handover::room(drive), handover::head_start(drive, stream));
+        // SAFETY: live state, and the claimed buffer.
         unsafe {
-            let start = handover::head_start(drive, stream);
-            handover::leave(drive.connection, &raw const origin.context, start);
+            left.write(origin.context);
+            handover::leave(drive.connection, left, start, drive.now);
         }
     }
     opened(drive, stream, origin, outcome);

@@ -18,32 +18,44 @@ use crate::socket::drive::Drive;
 use crate::state::{self, config, count};
 use tracewire_common::stream::Stream;
 
-/// Requests on their way from one end to the other, a power of two. On a loopback interface
-/// that takes no time; what is left by requests to other hosts is written over.
-const SLOTS: u32 = 1 << 14;
+/// Places for requests on their way from one end to the other: so many for the connections
+/// whose ports come to the same number, which is a power of two of numbers.
+const PLACES: usize = 16;
+const BUCKETS: u32 = 1 << 10;
+/// How long a context waits at least, in ns. What goes to other hosts is not taken by anybody.
+const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// A request on its way.
 #[repr(C)]
-struct Slot {
-    /// Non-zero while the slot is read or written.
-    busy: u64,
+struct Waiting {
     client_addr: [u64; 2],
     server_addr: [u64; 2],
     client_port: u16,
     server_port: u16,
-    /// The sequence number of the head's first byte.
-    seq: u32,
-    /// The client's span; a span id of 0 says that there is none.
+    pad: u32,
+    since_ns: u64,
+    /// The client's span.
     context: TraceContext,
 }
 
+/// The requests of some connections. One that does not pipeline finds the first place free,
+/// and so stays in few cache lines.
+#[repr(C)]
+struct Bucket {
+    /// Non-zero while the bucket is read or written.
+    busy: u64,
+    /// For each place the sequence number of the head's first byte; 0 if it is free.
+    seqs: [u32; PLACES],
+    waiting: [Waiting; PLACES],
+}
+
 #[btf_map]
-static HANDED_OVER: Array<Slot, { SLOTS as usize }> = Array::new();
+static HANDED_OVER: Array<Bucket, { BUCKETS as usize }> = Array::new();
 
 #[inline(always)]
-fn slot(seq: u32, client_port: u16) -> Option<*mut Slot> {
-    let mixed = (seq ^ client_port as u32).wrapping_mul(0x9e37_79b1);
-    HANDED_OVER.get_ptr_mut(mixed >> 18 & (SLOTS - 1))
+fn bucket(client_port: u16, server_port: u16) -> Option<*mut Bucket> {
+    let ports = ((client_port as u32) << 16) | server_port as u32;
+    HANDED_OVER.get_ptr_mut(ports.wrapping_mul(0x9e37_79b1) >> 22 & (BUCKETS - 1))
 }
 
 /// An address as two numbers.
@@ -61,7 +73,17 @@ unsafe fn words(address: *const [u8; 16]) -> [u64; 2] {
 /// is not the same at both ends, if a send does between the last CR and LF.)
 #[inline(always)]
 pub(crate) fn head_start(drive: &Drive, stream: &Stream) -> u32 {
-    drive.seq.wrapping_add(drive.at).wrapping_sub(stream.http1.head_len())
+    let seq = drive.seq.wrapping_add(drive.at).wrapping_sub(stream.http1.head_len());
+    if seq == 0 { 1 } else { seq }
+}
+
+/// Where a context lies while it is handed over: where the record will, which is not written
+/// yet. On the stack it is too much for older kernels, which say `combined stack size of 4
+/// calls is 576. Too large`.
+#[inline(always)]
+pub(crate) fn room(drive: &Drive) -> *mut TraceContext {
+    // SAFETY: only the address is taken.
+    unsafe { (&raw mut (*drive.scratch).record).cast() }
 }
 
 /// Leaves the context of a request that a client sends, whose head starts at `seq`. A global
@@ -76,11 +98,12 @@ pub(crate) unsafe extern "C" fn leave(
     connection: *const Connection,
     context: *const TraceContext,
     seq: u32,
+    now: u64,
 ) -> u64 {
     if connection.is_null() || context.is_null() {
         return 0;
     }
-    // SAFETY: checked for null, and valid by the caller's promise; the slot is map memory,
+    // SAFETY: checked for null, and valid by the caller's promise; the bucket is map memory,
     // written to only by who has it.
     unsafe {
         let connection = &*connection;
@@ -88,17 +111,29 @@ pub(crate) unsafe extern "C" fn leave(
         if !state::process_may_be_touched(config, connection.tgid) {
             return 0;
         }
-        let Some(slot) = slot(seq, connection.local_port) else { return 0 };
-        if !try_lock(&raw mut (*slot).busy) {
+        let Some(bucket) = bucket(connection.local_port, connection.remote_port) else { return 0 };
+        if !try_lock(&raw mut (*bucket).busy) {
             return 0;
         }
-        (*slot).client_addr = words(&raw const connection.local_addr);
-        (*slot).server_addr = words(&raw const connection.remote_addr);
-        (*slot).client_port = connection.local_port;
-        (*slot).server_port = connection.remote_port;
-        (*slot).seq = seq;
-        (*slot).context = *context;
-        unlock(&raw mut (*slot).busy);
+        let mut place = 0;
+        while place < PLACES {
+            let since = (&raw const (*bucket).waiting).cast::<Waiting>().add(place);
+            if (*bucket).seqs[place] == 0 || now.wrapping_sub((*since).since_ns) > PATIENCE_NS {
+                break;
+            }
+            place += 1;
+        }
+        // All wait: one of them goes.
+        let place = if place < PLACES { place } else { seq as usize } & (PLACES - 1);
+        (*bucket).seqs[place] = seq;
+        let waiting = (&raw mut (*bucket).waiting).cast::<Waiting>().add(place);
+        (*waiting).client_addr = words(&raw const connection.local_addr);
+        (*waiting).server_addr = words(&raw const connection.remote_addr);
+        (*waiting).client_port = connection.local_port;
+        (*waiting).server_port = connection.remote_port;
+        (*waiting).since_ns = now;
+        (*waiting).context = *context;
+        unlock(&raw mut (*bucket).busy);
         1
     }
 }
@@ -122,30 +157,34 @@ pub(crate) unsafe extern "C" fn take(
     // SAFETY: as in `leave`.
     unsafe {
         let connection = &*connection;
-        let Some(slot) = slot(seq, connection.remote_port) else { return 0 };
-        // Most requests find another's, or none: a look without the lock tells.
-        if (&raw const (*slot).seq).read_volatile() != seq
-            || (*slot).client_port != connection.remote_port
-            || !try_lock(&raw mut (*slot).busy)
-        {
+        let Some(bucket) = bucket(connection.remote_port, connection.local_port) else { return 0 };
+        let mut place = 0;
+        // Most find their own in the first place, or none: a look without the lock tells.
+        while place < PLACES {
+            if (&raw const (*bucket).seqs[place]).read_volatile() == seq {
+                break;
+            }
+            place += 1;
+        }
+        if place >= PLACES || !try_lock(&raw mut (*bucket).busy) {
             return 0;
         }
-        let (client, server) =
-            (words(&raw const connection.remote_addr), words(&raw const connection.local_addr));
-        let is_this = (*slot).seq == seq
-            && (*slot).client_port == connection.remote_port
-            && (*slot).server_port == connection.local_port
-            && (*slot).client_addr[0] == client[0]
-            && (*slot).client_addr[1] == client[1]
-            && (*slot).server_addr[0] == server[0]
-            && (*slot).server_addr[1] == server[1]
-            && (*slot).context.span_id != 0;
+        let client = words(&raw const connection.remote_addr);
+        let server = words(&raw const connection.local_addr);
+        let waiting = (&raw const (*bucket).waiting).cast::<Waiting>().add(place);
+        let is_this = (*bucket).seqs[place] == seq
+            && (*waiting).client_port == connection.remote_port
+            && (*waiting).server_port == connection.local_port
+            && (*waiting).client_addr[0] == client[0]
+            && (*waiting).client_addr[1] == client[1]
+            && (*waiting).server_addr[0] == server[0]
+            && (*waiting).server_addr[1] == server[1];
         if is_this {
-            *into = (*slot).context;
+            *into = (*waiting).context;
             // It is taken once: the same bytes sent again are another request's.
-            (*slot).context.span_id = 0;
+            (*bucket).seqs[place] = 0;
         }
-        unlock(&raw mut (*slot).busy);
+        unlock(&raw mut (*bucket).busy);
         if is_this {
             count(Counter::ContextsHandedOver);
         }
