@@ -158,7 +158,7 @@ impl UnaryService<Vec<u8>> for Export {
             let mut take = |id| {
                 taken.insert(id);
             };
-            if span_ids::collect(request.get_ref(), &mut take).is_none() {
+            if span_ids::collect(request.get_ref(), &mut take).is_err() {
                 return Err(Status::invalid_argument("no ExportTraceServiceRequest"));
             }
             Ok(Response::new(()))
