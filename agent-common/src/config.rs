@@ -55,6 +55,8 @@ pub struct KernelConfig {
     pub off_task_pid: u32,
     /// Offset of `task_struct.tgid`.
     pub off_task_tgid: u32,
+    /// Offset of `task_struct.nvcsw`.
+    pub off_task_nvcsw: u32,
     /// Offset of `task_struct.mm`.
     pub off_task_mm: u32,
     /// Offset of `mm_struct.arg_start`.
@@ -69,4 +71,6 @@ pub struct KernelConfig {
     pub off_binprm_interp: u32,
     /// The slots for activities, a power of two, less one.
     pub activity_mask: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }

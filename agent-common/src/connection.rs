@@ -81,6 +81,8 @@ pub struct Connection {
     pub overflow: u32,
     /// The sequence number of the request at place 0.
     pub base: u32,
+    /// The activity for which the last request was sent, until its response was received.
+    pub awaited_for: u64,
     /// The kernel's address of the socket, for reads of its fields; never leaves the kernel.
     pub sock: u64,
     /// The direction that carries requests.
@@ -119,9 +121,26 @@ pub struct Activity {
     pub flags: u8,
     /// Non-zero if the application was seen to continue the trace with spans of its own.
     pub own_tracing: u8,
-    /// Explicit padding.
-    pub pad: [u8; 6],
+    /// Requests that were sent for it, and whose response was not received yet.
+    pub in_flight: u16,
+    /// The task that received the request first; 0 if none has yet.
+    pub receiver: u32,
 }
+
+/// The task was seen to work on two requests at once.
+pub const TASK_MULTIPLEXES: u8 = 1;
+/// The task has several things to do, and which comes first is not known.
+pub const TASK_AMBIGUOUS: u8 = 2;
+/// The task sent a request, since it last received something, of which it is not known for what.
+pub const TASK_SENT_UNKNOWN: u8 = 4;
+/// The thread has what it works on from its birth.
+pub const TASK_BORN: u8 = 8;
+/// On a process's first thread: threads outlive what they were made for.
+pub const TASK_HAS_POOLS: u8 = 16;
+/// In [`Connection::awaited_for`]: for one of several activities.
+pub const UNKNOWN_ACTIVITY: u64 = u64::MAX;
+/// Things that a task which works on several requests can have to do at once, and be told apart.
+pub const PENDING: usize = 3;
 
 /// What a task works on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,8 +148,19 @@ pub struct Activity {
 pub struct TaskState {
     /// The activity; 0 for none. It may be over.
     pub activity: u64,
+    /// How often the task had slept when that was found.
+    pub sleeps: u64,
+    /// Requests that the task received first, and that are not answered yet.
+    pub open: u32,
+    /// Of these, those that wait for a response.
+    pub waiting: u32,
+    /// If the task multiplexes: what it received since it slept, and that has not led to
+    /// anything yet.
+    pub pending: [u64; PENDING],
     /// [`crate::outcome::Correlation`]: the rule that says so.
     pub correlation: u8,
+    /// `TASK_` bits.
+    pub flags: u8,
     /// Explicit padding.
-    pub pad: [u8; 7],
+    pub pad: [u8; 6],
 }

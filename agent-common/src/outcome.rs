@@ -69,6 +69,8 @@ wire_enum! {
         Pipeline = 6 => "pipeline",
         /// The client's end of the connection is on this host, and said so.
         Local = 7 => "local",
+        /// Several requests could be the parent: none was taken.
+        Ambiguous = 8 => "ambiguous",
     }
 }
 

@@ -15,6 +15,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod activities;
 mod bounds;
 mod emit;
 mod scratch;

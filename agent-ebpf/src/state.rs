@@ -13,13 +13,10 @@ use aya_ebpf::programs::SkMsgContext;
 use tracewire_common::config::{
     KernelConfig, PORT_EXCLUDED, PORT_INCLUDED, PROCESS_ALLOWED, PROCESS_EXCLUDED, WINDOW,
 };
-use tracewire_common::connection::{Activity, Connection, TaskState};
-use tracewire_common::context::TraceContext;
+use tracewire_common::connection::{Connection, PENDING, TaskState};
 use tracewire_common::counter::{COUNTERS, Counter, OUTCOME_BASE};
 use tracewire_common::outcome::Correlation;
 
-use crate::scratch::{try_lock, unlock};
-use crate::socket::exchange::Ids;
 use crate::task::birth::read_u32;
 
 /// Whether packet programs may ask for the task at work by `bpf_get_current_pid_tgid`: not
@@ -55,11 +52,6 @@ static ENROLLED: SockHash<u64, 65536> = SockHash::new();
 /// the last descriptor of it is closed, that is when the agent is gone.
 #[btf_map]
 static STAGES: ProgramArray<1> = ProgramArray::new();
-
-/// Requests that processes are working on, in slots. An id is chosen so that its low bits
-/// name a free slot: there is nothing to hash, to chain, or to lock but the slot.
-#[btf_map]
-static ACTIVITIES: Array<Activity, 65536> = Array::new();
 
 /// What tasks are working on, by thread id in the initial pid namespace.
 #[btf_map]
@@ -218,100 +210,6 @@ pub(crate) unsafe fn enrol(ops: *mut aya_ebpf::bindings::bpf_sock_ops, mut cooki
     }
 }
 
-/// Slots tried for an activity. With half of them taken one in 256 finds none.
-const ATTEMPTS: u64 = 8;
-
-#[inline(always)]
-fn slot(id: u64) -> Option<*mut Activity> {
-    let mask = match config() {
-        Some(config) => config.activity_mask,
-        None => 0,
-    };
-    ACTIVITIES.get_ptr_mut(id as u32 & mask)
-}
-
-/// Remembers a request that a process has begun to work on. Answers the id of its span.
-#[inline(always)]
-pub(crate) fn begin_activity(ids: &Ids, context: &TraceContext, received_parent: u64) -> u64 {
-    let mut attempt = 0;
-    while attempt < ATTEMPTS {
-        let id = ids.span(attempt);
-        let Some(slot) = slot(id) else { return id };
-        // SAFETY: map memory; once the slot is taken nobody else writes to it, and the id,
-        // by which it is found, is written last.
-        unsafe {
-            if try_lock(&raw mut (*slot).taken) {
-                (*slot).trace_id_hi = context.trace_id_hi;
-                (*slot).trace_id_lo = context.trace_id_lo;
-                (*slot).received_parent = received_parent;
-                (*slot).flags = context.flags;
-                (*slot).own_tracing = 0;
-                (&raw mut (*slot).id).write_volatile(id);
-                return id;
-            }
-        }
-        attempt += 1;
-    }
-    count(Counter::DropActivitiesFull);
-    ids.span(0)
-}
-
-/// The activity, while it is not over.
-#[inline(always)]
-pub(crate) fn activity(id: u64) -> Option<Activity> {
-    if id == 0 {
-        return None;
-    }
-    let slot = slot(id)?;
-    // SAFETY: map memory. What was read is what it was while the slot bore this id: ids are
-    // not used again, and the id is compared after the rest was read as well.
-    unsafe {
-        if (&raw const (*slot).id).read_volatile() != id {
-            return None;
-        }
-        let activity = slot.read_volatile();
-        if (&raw const (*slot).id).read_volatile() == id { Some(activity) } else { None }
-    }
-}
-
-/// Whether the activity is not over.
-#[inline(always)]
-pub(crate) fn is_going_on(id: u64) -> bool {
-    // SAFETY: map memory.
-    id != 0 && slot(id).is_some_and(|slot| unsafe { (&raw const (*slot).id).read_volatile() == id })
-}
-
-/// The application goes on with the activity's trace by spans of its own.
-#[inline(always)]
-pub(crate) fn mark_own_tracing(id: u64) {
-    if let Some(slot) = slot(id) {
-        // SAFETY: map memory. The activity that is asked about was just found; should it end
-        // in this moment, a neighbour's span is left out, not given to a wrong parent.
-        unsafe {
-            if (&raw const (*slot).id).read_volatile() == id {
-                (*slot).own_tracing = 1;
-            }
-        }
-    }
-}
-
-/// The request was answered: no later work belongs to it. Answers whether the application
-/// traced it itself; `None` if the activity was not there.
-#[inline(always)]
-pub(crate) fn end_activity(id: u64) -> Option<bool> {
-    let slot = slot(id)?;
-    // SAFETY: map memory; who bears the id has taken the slot, and gives it back.
-    unsafe {
-        if (&raw const (*slot).id).read_volatile() != id {
-            return None;
-        }
-        let own_tracing = (*slot).own_tracing != 0;
-        (&raw mut (*slot).id).write_volatile(0);
-        unlock(&raw mut (*slot).taken);
-        Some(own_tracing)
-    }
-}
-
 /// What a task works on.
 #[inline(always)]
 pub(crate) fn task(tid: u32) -> Option<&'static mut TaskState> {
@@ -320,21 +218,28 @@ pub(crate) fn task(tid: u32) -> Option<&'static mut TaskState> {
     TASKS.get_ptr_mut(tid).map(|p| unsafe { &mut *p })
 }
 
-/// A task works on an activity from now on.
+/// What a task works on; nothing, if that was not known. `None`, and counted, if there is no
+/// room for one more.
 #[inline(always)]
-pub(crate) fn assign_task(tid: u32, activity: u64, correlation: Correlation) {
+pub(crate) fn task_or_new(tid: u32) -> Option<&'static mut TaskState> {
     if let Some(state) = task(tid) {
-        state.activity = activity;
-        state.correlation = correlation as u8;
-        return;
+        return Some(state);
     }
-    if activity == 0 {
-        return;
-    }
-    let state = TaskState { activity, correlation: correlation as u8, pad: [0; 7] };
+    let state = TaskState {
+        activity: 0,
+        sleeps: 0,
+        open: 0,
+        waiting: 0,
+        pending: [0; PENDING],
+        correlation: Correlation::None as u8,
+        flags: 0,
+        pad: [0; 6],
+    };
     if TASKS.insert(tid, state, 0).is_err() {
         count(Counter::DropTasksFull);
+        return None;
     }
+    task(tid)
 }
 
 /// A task is gone.

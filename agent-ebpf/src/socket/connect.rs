@@ -7,7 +7,9 @@ use aya_ebpf::programs::SockAddrContext;
 use tracewire_common::connection::CONN_OPAQUE;
 use tracewire_common::counter::Counter;
 
+use crate::activities;
 use crate::state::{self, config, count};
+use crate::task::work;
 
 const IPPROTO_TCP: u32 = 6;
 
@@ -38,9 +40,9 @@ pub(crate) fn on_connect(ctx: &SockAddrContext) {
         (*connection).tgid = tgid;
         (*connection).tid = id as u32;
         (*connection).cgroup_id = bpf_get_current_cgroup_id();
-        (*connection).opener = match state::task(id as u32) {
-            Some(task) if state::is_going_on(task.activity) => task.activity,
-            _ => 0,
-        };
+        let (activity, rule) = work::of(id);
+        let activity = if activities::is_going_on(activity) { activity } else { 0 };
+        (*connection).opener = activity;
+        work::await_on(connection, activity, rule as u32, id as u32);
     }
 }

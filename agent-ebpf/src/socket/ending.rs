@@ -13,6 +13,7 @@ use tracewire_common::records::{
 };
 use tracewire_common::stream::{Stream, TRUSTED};
 
+use crate::activities;
 use crate::emit;
 use crate::socket::drive::Drive;
 use crate::state::{self, count};
@@ -116,7 +117,7 @@ fn close_oldest(
     connection.answered = sequence.wrapping_add(1);
     let mut own = exchange.flags & EXCHANGE_OWN_TRACING != 0;
     if connection.role == Role::Server as u8 {
-        if let Some(own_tracing) = state::end_activity(exchange.span_id) {
+        if let Some(own_tracing) = activities::end_activity(exchange.span_id) {
             own = own_tracing;
         }
     } else if own {

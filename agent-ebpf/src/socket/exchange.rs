@@ -16,10 +16,12 @@ use tracewire_common::parse::http1::{
 use tracewire_common::records::{ExchangeOpened, KIND_EXCHANGE_OPENED};
 use tracewire_common::stream::{Stream, TRUSTED};
 
+use crate::activities;
 use crate::emit;
 use crate::socket::drive::Drive;
 use crate::socket::handover;
 use crate::state::{self, count, count_outcome};
+use crate::task::work::{self, Work};
 
 /// A request's place in its trace.
 #[derive(Clone, Copy)]
@@ -161,7 +163,7 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
         refuse(connection);
         return;
     }
-    context.span_id = state::begin_activity(&ids, &context, parent);
+    context.span_id = activities::begin_activity(&ids, &context, parent);
     let Some(exchange) = take_place(connection) else { return };
     *exchange = Exchange {
         span_id: context.span_id,
@@ -177,8 +179,10 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
 
 /// Which activity sends this request, and so where it stands in its trace.
 #[inline(always)]
-pub(crate) fn origin_of_request(connection: &Connection, task: u64, now: u64) -> Origin {
-    let ids = Ids::draw(now);
+pub(crate) fn origin_of_request(drive: &Drive) -> Origin {
+    let ids = Ids::draw(drive.now);
+    // SAFETY: live while the program runs.
+    let connection = unsafe { &*drive.connection };
     let is_first = connection.opened == 0 && connection.overflow == 0;
     // Rule 3: the first request on a connection belongs to the activity that opened it.
     if is_first && let Some(origin) = origin_in(connection.opener, Correlation::Connect as u8, &ids)
@@ -186,22 +190,25 @@ pub(crate) fn origin_of_request(connection: &Connection, task: u64, now: u64) ->
         return origin;
     }
     // Rules 1, 2 and 4 left the activity with the task.
-    if let Some(task) = state::task(task as u32)
-        && let Some(origin) = origin_in(task.activity, task.correlation, &ids)
-    {
+    // In the room of the record, which is not written yet: the stack is short of it.
+    // SAFETY: the claimed buffer.
+    let (activity, rule) = unsafe {
+        let found: *mut Work = (&raw mut (*drive.scratch).record).cast();
+        work::work_of(drive.task, found);
+        let found = found.read();
+        (found.activity, found.rule as u8)
+    };
+    if let Some(origin) = origin_in(activity, rule, &ids) {
         return origin;
     }
-    Origin {
-        context: new_trace(&ids),
-        parent: 0,
-        activity: 0,
-        correlation: Correlation::None as u8,
-    }
+    let is_ambiguous = rule == Correlation::Ambiguous as u8;
+    let correlation = if is_ambiguous { rule } else { Correlation::None as u8 };
+    Origin { context: new_trace(&ids), parent: 0, activity: 0, correlation }
 }
 
 #[inline(always)]
 fn origin_in(id: u64, correlation: u8, ids: &Ids) -> Option<Origin> {
-    let activity = state::activity(id)?;
+    let activity = activities::activity(id)?;
     let context = TraceContext {
         trace_id_hi: activity.trace_id_hi,
         trace_id_lo: activity.trace_id_lo,
@@ -232,7 +239,7 @@ pub(crate) fn own_header(stream: &Stream, origin: &Origin) -> OwnHeader {
         return OwnHeader::None;
     }
     let Some(sent) = context_in_head(stream) else { return OwnHeader::Invalid };
-    let Some(activity) = state::activity(origin.activity) else { return OwnHeader::Own };
+    let Some(activity) = activities::activity(origin.activity) else { return OwnHeader::Own };
     let same_trace =
         sent.trace_id_hi == activity.trace_id_hi && sent.trace_id_lo == activity.trace_id_lo;
     if same_trace && sent.span_id == activity.received_parent {
@@ -241,7 +248,7 @@ pub(crate) fn own_header(stream: &Stream, origin: &Origin) -> OwnHeader {
     if same_trace {
         // The application went on with the trace by a span of its own: it has a server
         // span as well, and ours would stand beside it.
-        state::mark_own_tracing(origin.activity);
+        activities::mark_own_tracing(origin.activity);
     }
     OwnHeader::Own
 }
@@ -275,6 +282,11 @@ pub(crate) fn open_client(
         flags,
         pad: [0; 3],
     };
+    // SAFETY: live state.
+    unsafe {
+        let (activity, rule) = (origin.activity, origin.correlation as u32);
+        work::await_on(drive.connection, activity, rule, drive.task as u32);
+    }
     if own_tracing {
         count(Counter::ExchangesOwnContext);
         connection.opened = connection.opened.wrapping_add(1);

@@ -454,9 +454,7 @@ impl Source for ClientPacket {
         } else {
             Outcome::Missed
         };
-        // SAFETY: live while the program runs.
-        let origin =
-            exchange::origin_of_request(unsafe { &*drive.connection }, drive.task, drive.now);
+        let origin = exchange::origin_of_request(drive);
         let own = exchange::own_header(stream, &origin);
         exchange::open_client(drive, stream, &origin, outcome as u8, own);
     }

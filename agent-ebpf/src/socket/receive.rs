@@ -3,9 +3,10 @@
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
 use tracewire_common::connection::CONN_OPAQUE;
-use tracewire_common::outcome::{Correlation, Role};
+use tracewire_common::outcome::Role;
 
-use crate::state::{self, assign_task};
+use crate::state;
+use crate::task::work;
 
 /// The task at work received bytes from a socket.
 #[inline(always)]
@@ -35,9 +36,12 @@ pub(crate) fn on_receive(sk: *const c_void) {
         }
         let place = connection.place_of(connection.answered);
         if let Some(exchange) = connection.exchanges.get(place) {
-            assign_task(tid, exchange.span_id, Correlation::Receive);
+            work::received(tid, exchange.span_id);
         }
     } else if connection.role == Role::Client as u8 {
-        assign_task(tid, connection.reply_activity, Correlation::Reply);
+        if connection.awaited_for != 0 && connection.opened == connection.answered {
+            work::stop_waiting(connection, tid);
+        }
+        work::replied(tid, connection.reply_activity);
     }
 }

@@ -18,6 +18,7 @@ use crate::bounds::filling;
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::{ending, exchange};
 use crate::state::{self, EarlyKey, config, count};
+use crate::task::work;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -165,7 +166,11 @@ fn on_closed(ops: *mut bpf_sock_ops) {
             return;
         }
         let connection = state::connection(sk.cast());
-        if connection.is_null() || (*connection).opened == (*connection).answered {
+        if connection.is_null() {
+            return;
+        }
+        work::stop_waiting(&mut *connection, (*connection).tid);
+        if (*connection).opened == (*connection).answered {
             return;
         }
         let responses = &(*connection).responses.http1;

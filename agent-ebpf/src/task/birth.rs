@@ -4,12 +4,13 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel,
 };
-use tracewire_common::outcome::Correlation;
 use tracewire_common::records::{KIND_PROCESS_EXIT, KIND_PROCESS_FORK, ProcessEvent};
 
+use crate::activities;
 use crate::emit;
-use crate::state::{self, assign_task, config, forget_process, forget_task, inherit_verdict};
+use crate::state::{self, config, forget_process, forget_task, inherit_verdict};
 use crate::task::exec::is_in_scope;
+use crate::task::work;
 
 /// Reads an `int` field of a kernel struct; 0 if it cannot be read.
 #[inline(always)]
@@ -33,13 +34,14 @@ pub(crate) fn on_fork(child: *const c_void) {
     // SAFETY: no arguments.
     let parent = unsafe { bpf_get_current_pid_tgid() };
     let (parent_tgid, parent_tid) = ((parent >> 32) as u32, parent as u32);
-    if let Some(inherited) = state::task(parent_tid) {
-        let activity = inherited.activity;
-        if state::is_going_on(activity) {
-            assign_task(read_u32(child, config.off_task_pid), activity, Correlation::Birth);
+    let child_tgid = read_u32(child, config.off_task_tgid);
+    if state::task(parent_tid).is_some() {
+        let (activity, _) = work::of(parent);
+        if activities::is_going_on(activity) {
+            let tid = read_u32(child, config.off_task_pid);
+            work::born(tid, activity, parent_tgid, child_tgid == parent_tgid);
         }
     }
-    let child_tgid = read_u32(child, config.off_task_tgid);
     if child_tgid == parent_tgid || !is_in_scope(config) {
         return;
     }

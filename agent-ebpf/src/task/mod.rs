@@ -2,3 +2,4 @@
 
 pub(crate) mod birth;
 pub(crate) mod exec;
+pub(crate) mod work;

@@ -387,6 +387,7 @@ fn kernel_config(
         off_tcp_write_seq: offset("tcp_sock", "write_seq")?,
         off_task_pid: offset("task_struct", "pid")?,
         off_task_tgid: offset("task_struct", "tgid")?,
+        off_task_nvcsw: offset("task_struct", "nvcsw")?,
         off_task_mm: offset("task_struct", "mm")?,
         off_mm_arg_start: offset("mm_struct", "arg_start")?,
         off_mm_arg_end: offset("mm_struct", "arg_end")?,
@@ -394,6 +395,7 @@ fn kernel_config(
         off_mm_env_end: offset("mm_struct", "env_end")?,
         off_binprm_interp: offset("linux_binprm", "interp")?,
         activity_mask: activity_slots(settings) - 1,
+        pad: 0,
     })
 }
 

@@ -1,0 +1,181 @@
+//! Requests that processes are working on.
+
+use aya_ebpf::btf_maps::Array;
+use aya_ebpf::macros::btf_map;
+use tracewire_common::connection::Activity;
+use tracewire_common::context::TraceContext;
+use tracewire_common::counter::Counter;
+
+use crate::scratch::{try_lock, unlock};
+use crate::socket::exchange::Ids;
+use crate::state::{config, count, task};
+
+/// Requests that processes are working on, in slots. An id is chosen so that its low bits
+/// name a free slot: there is nothing to hash, to chain, or to lock but the slot.
+#[btf_map]
+static ACTIVITIES: Array<Activity, 65536> = Array::new();
+
+/// Slots tried for an activity. With half of them taken one in 256 finds none.
+const ATTEMPTS: u64 = 8;
+
+#[inline(always)]
+fn slot(id: u64) -> Option<*mut Activity> {
+    let mask = match config() {
+        Some(config) => config.activity_mask,
+        None => 0,
+    };
+    ACTIVITIES.get_ptr_mut(id as u32 & mask)
+}
+
+/// Remembers a request that a process has begun to work on. Answers the id of its span.
+#[inline(always)]
+pub(crate) fn begin_activity(ids: &Ids, context: &TraceContext, received_parent: u64) -> u64 {
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        let id = ids.span(attempt);
+        let Some(slot) = slot(id) else { return id };
+        // SAFETY: map memory; once the slot is taken nobody else writes to it, and the id,
+        // by which it is found, is written last.
+        unsafe {
+            if try_lock(&raw mut (*slot).taken) {
+                (*slot).trace_id_hi = context.trace_id_hi;
+                (*slot).trace_id_lo = context.trace_id_lo;
+                (*slot).received_parent = received_parent;
+                (*slot).flags = context.flags;
+                (*slot).own_tracing = 0;
+                (*slot).receiver = 0;
+                (*slot).in_flight = 0;
+                (&raw mut (*slot).id).write_volatile(id);
+                return id;
+            }
+        }
+        attempt += 1;
+    }
+    count(Counter::DropActivitiesFull);
+    ids.span(0)
+}
+
+/// The activity, while it is not over.
+#[inline(always)]
+pub(crate) fn activity(id: u64) -> Option<Activity> {
+    if id == 0 {
+        return None;
+    }
+    let slot = slot(id)?;
+    // SAFETY: map memory. What was read is what it was while the slot bore this id: ids are
+    // not used again, and the id is compared after the rest was read as well.
+    unsafe {
+        if (&raw const (*slot).id).read_volatile() != id {
+            return None;
+        }
+        let activity = slot.read_volatile();
+        if (&raw const (*slot).id).read_volatile() == id { Some(activity) } else { None }
+    }
+}
+
+/// Whether the activity is not over.
+#[inline(always)]
+pub(crate) fn is_going_on(id: u64) -> bool {
+    // SAFETY: map memory.
+    id != 0 && slot(id).is_some_and(|slot| unsafe { (&raw const (*slot).id).read_volatile() == id })
+}
+
+/// The application goes on with the activity's trace by spans of its own.
+#[inline(always)]
+pub(crate) fn mark_own_tracing(id: u64) {
+    if let Some(slot) = slot(id) {
+        // SAFETY: map memory. The activity that is asked about was just found; should it end
+        // in this moment, a neighbour's span is left out, not given to a wrong parent.
+        unsafe {
+            if (&raw const (*slot).id).read_volatile() == id {
+                (*slot).own_tracing = 1;
+            }
+        }
+    }
+}
+
+/// Whether the task is the first that received of this activity's request; from now on it is.
+#[inline(always)]
+pub(crate) fn is_first_receiver(id: u64, tid: u32) -> bool {
+    let Some(slot) = slot(id) else { return false };
+    // SAFETY: map memory. Two tasks that receive of one request at once are both the first,
+    // or none is: then a number is off by one, until the later one ends.
+    unsafe {
+        if (&raw const (*slot).id).read_volatile() != id || (*slot).receiver != 0 {
+            return false;
+        }
+        (*slot).receiver = tid;
+        true
+    }
+}
+
+/// Whether a request was sent for the activity, and its response not received yet.
+#[inline(always)]
+pub(crate) fn is_waiting(id: u64) -> bool {
+    // SAFETY: map memory.
+    slot(id).is_some_and(|slot| unsafe {
+        (&raw const (*slot).id).read_volatile() == id && (*slot).in_flight > 0
+    })
+}
+
+/// A request was sent for the activity.
+#[inline(always)]
+pub(crate) fn begin_waiting(id: u64) {
+    let Some(slot) = slot(id) else { return };
+    // SAFETY: map memory, as in `is_first_receiver`.
+    unsafe {
+        if (&raw const (*slot).id).read_volatile() != id {
+            return;
+        }
+        (*slot).in_flight = (*slot).in_flight.wrapping_add(1);
+        if (*slot).in_flight == 1
+            && let Some(receiver) = task((*slot).receiver)
+        {
+            receiver.waiting = receiver.waiting.wrapping_add(1);
+        }
+    }
+}
+
+/// The response to a request that was sent for the activity was received to its end.
+#[inline(always)]
+pub(crate) fn end_waiting(id: u64) {
+    let Some(slot) = slot(id) else { return };
+    // SAFETY: as above.
+    unsafe {
+        if (&raw const (*slot).id).read_volatile() != id || (*slot).in_flight == 0 {
+            return;
+        }
+        (*slot).in_flight -= 1;
+        if (*slot).in_flight == 0
+            && let Some(receiver) = task((*slot).receiver)
+        {
+            receiver.waiting = receiver.waiting.saturating_sub(1);
+        }
+    }
+}
+
+/// The request was answered: no later work belongs to it. Answers whether the application
+/// traced it itself; `None` if the activity was not there.
+#[inline(always)]
+pub(crate) fn end_activity(id: u64) -> Option<bool> {
+    let slot = slot(id)?;
+    // SAFETY: map memory; who bears the id has taken the slot, and gives it back.
+    unsafe {
+        if (&raw const (*slot).id).read_volatile() != id {
+            return None;
+        }
+        let own_tracing = (*slot).own_tracing != 0;
+        let (receiver, waits) = ((*slot).receiver, (*slot).in_flight > 0);
+        (&raw mut (*slot).id).write_volatile(0);
+        unlock(&raw mut (*slot).taken);
+        if receiver != 0
+            && let Some(receiver) = task(receiver)
+        {
+            receiver.open = receiver.open.saturating_sub(1);
+            if waits {
+                receiver.waiting = receiver.waiting.saturating_sub(1);
+            }
+        }
+        Some(own_tracing)
+    }
+}
