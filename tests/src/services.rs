@@ -59,8 +59,13 @@ fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("services").join(name)
 }
 
-/// Starts `program` in the world's cgroup and waits until it listens.
-fn start(world: &World, mut command: Command, port: u16, seen: PathBuf) -> Service {
+/// Starts `command` in the world's cgroup and waits until it listens on `port`. It is told that
+/// as `PORT`, and as `SEEN` where to write what it sees of headers.
+///
+/// # Panics
+///
+/// If it does not listen in time.
+pub fn start(world: &World, mut command: Command, port: u16, seen: PathBuf) -> Service {
     command.env("SEEN", &seen).env("PORT", port.to_string());
     let mut process = world.start(command);
     let deadline = Instant::now() + patient(LISTEN_LIMIT);
@@ -76,16 +81,18 @@ fn start(world: &World, mut command: Command, port: u16, seen: PathBuf) -> Servi
     Service { port, seen, process }
 }
 
-/// Whether something listens on an IPv4 port: asked of the kernel, not by connecting,
+/// Whether something listens on a port, of IPv4 or of both: asked of the kernel, not by connecting,
 /// since a connection would be traffic that the agent sees.
 fn is_listening(port: u16) -> bool {
     const LISTEN: &str = "0A";
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let suffix = format!(":{port:04X}");
-    table.lines().skip(1).any(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        matches!(fields.as_slice(), [_, local, _, state, ..]
-            if local.ends_with(&suffix) && *state == LISTEN)
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
+        let table = std::fs::read_to_string(table).unwrap_or_default();
+        table.lines().skip(1).any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            matches!(fields.as_slice(), [_, local, _, state, ..]
+                if local.ends_with(&suffix) && *state == LISTEN)
+        })
     })
 }
 

@@ -1,10 +1,12 @@
-//! What developers of Tracewire run: build, lint, test, exactness, fuzz, vm, demo, bench.
+//! What developers of Tracewire run: build, lint, test, exactness, causality, fuzz, vm,
+//! demo, bench.
 //!
 //! Each command prepares what the machine lacks, says so, and does nothing twice.
 
 mod agent;
 mod bench;
 mod build_agent;
+mod causality;
 mod cgroup;
 mod demo;
 mod exactness;
@@ -49,6 +51,8 @@ enum Task {
     Test(test::Arguments),
     /// Judge whether the agent changes traffic: many protocols, in all ways to send and receive
     Exactness(exactness::Arguments),
+    /// Measure how often the right parent is found, in services of many runtimes
+    Causality(causality::Arguments),
     /// Run the fuzz targets of the parsers, each for some minutes
     Fuzz(fuzz::Arguments),
     /// Show the joined trace of three services that know nothing of tracing
@@ -81,6 +85,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Task::Lint => lint::run(&build_agent::build(source)?),
         Task::Test(arguments) => test::run(&arguments, source),
         Task::Exactness(arguments) => exactness::run(&arguments, source),
+        Task::Causality(arguments) => causality::run(&arguments, source),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments, source),
         Task::Vm(arguments) => vm::run(&arguments, source),

@@ -8,7 +8,7 @@ use crate::build_agent::{self, cargo};
 use crate::packages::{self, Need};
 use crate::process;
 use crate::progress::{duration, say};
-use crate::{exactness, lint, nginx, signals, toolchain, vm, workspace};
+use crate::{causality, exactness, lint, nginx, signals, toolchain, vm, workspace};
 
 /// What `cargo xtask test` takes.
 #[derive(clap::Args)]
@@ -34,6 +34,8 @@ enum Part {
     Exactness,
     /// Of these, the faults alone: agent, collector, memory and machine
     Faults,
+    /// How often the right parent is found, in a few runtimes, as root
+    Causality,
     /// Loaded, attached and tried on other kernels, in virtual machines
     Vm,
 }
@@ -47,10 +49,10 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
     let wanted = |part| arguments.only.is_none_or(|only| only == part);
     let mut stages = Stages::default();
     let end_to_end = wanted(Part::E2e) || wanted(Part::Faults);
-    if end_to_end || wanted(Part::Exactness) {
+    if end_to_end || wanted(Part::Exactness) || wanted(Part::Causality) {
         packages::require_root("the end-to-end test")?;
     }
-    if wanted(Part::E2e) {
+    if wanted(Part::E2e) || wanted(Part::Causality) {
         stages.required("packages", || {
             packages::ensure(&end_to_end_needs(), "the end-to-end tests")
         })?;
@@ -95,6 +97,9 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
     }
     if wanted(Part::Exactness) {
         stages.run("exactness", exactness::short)?;
+    }
+    if wanted(Part::Causality) {
+        stages.run("causality", causality::short)?;
     }
     if wanted(Part::Vm) {
         stages.run("other kernels", vm::smoke)?;

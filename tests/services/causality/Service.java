@@ -1,0 +1,113 @@
+// Java: com.sun.net.httpserver with a pool of 160 threads, client java.net.http.
+// Typical: a dispatcher thread selects, a pool thread reads the request and waits
+// for the calls; threads of the client's executor write them, its selector thread
+// reads the answers.
+
+import com.sun.net.httpserver.HttpExchange;
+import com.sun.net.httpserver.HttpServer;
+import java.io.IOException;
+import java.net.InetSocketAddress;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse.BodyHandlers;
+import java.time.Duration;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.IntStream;
+
+public class Service {
+    interface Pattern {
+        void run(String id) throws Exception;
+    }
+
+    static final String NEXT = "http://" + System.getenv("NEXT");
+    static final HttpClient client = HttpClient.newBuilder()
+            .version(HttpClient.Version.HTTP_1_1)
+            .proxy(HttpClient.Builder.NO_PROXY)
+            .build();
+    static final ScheduledExecutorService scheduler = Executors.newScheduledThreadPool(16);
+
+    static HttpRequest request(String path) {
+        return HttpRequest.newBuilder(URI.create(NEXT + path)).timeout(Duration.ofSeconds(20)).build();
+    }
+
+    static int get(String path) throws Exception {
+        return client.send(request(path), BodyHandlers.ofString()).statusCode();
+    }
+
+    static void one(String id) throws Exception {
+        get("/one/" + id + "/0");
+    }
+
+    static void sequence(String id) throws Exception {
+        for (int i = 0; i < 3; i++) {
+            get("/sequence/" + id + "/" + i);
+        }
+    }
+
+    static void parallel(String id) throws Exception {
+        CompletableFuture.allOf(IntStream.range(0, 3)
+                .mapToObj(i -> client.sendAsync(request("/parallel/" + id + "/" + i), BodyHandlers.ofString()))
+                .toArray(CompletableFuture[]::new)).get();
+    }
+
+    static void timer(String id) throws Exception {
+        Thread.sleep(20);
+        get("/timer/" + id + "/0");
+    }
+
+    static void background(String id) {
+        scheduler.schedule(() -> get("/background/" + id + "/0"), 30, TimeUnit.MILLISECONDS);
+    }
+
+    static void retry(String id) throws Exception {
+        if (get("/retry/" + id + "/0") == 503) {
+            get("/retry/" + id + "/1");
+        }
+    }
+
+    static void answer(HttpExchange exchange, int status, String text) throws IOException {
+        byte[] content = text.getBytes();
+        exchange.getResponseHeaders().set("Content-Type", "text/plain");
+        exchange.sendResponseHeaders(status, content.length);
+        exchange.getResponseBody().write(content);
+        exchange.close();
+    }
+
+    static void handle(HttpServer server, String name, Pattern pattern) {
+        String prefix = "/" + name + "/";
+        server.createContext(prefix, exchange -> {
+            String id = exchange.getRequestURI().getPath().substring(prefix.length());
+            if (!id.matches("\\d+")) {
+                answer(exchange, 404, "not found");
+                return;
+            }
+            try {
+                pattern.run(id);
+            } catch (Exception e) {
+                answer(exchange, 502, "bad gateway");
+                return;
+            }
+            answer(exchange, 200, "ok");
+        });
+    }
+
+    public static void main(String[] args) throws Exception {
+        // Head and content go out in two writes: without this, Nagle's algorithm delays the second.
+        System.setProperty("sun.net.httpserver.nodelay", "true");
+        System.setProperty("sun.net.httpserver.maxIdleConnections", "512");
+        int port = Integer.parseInt(System.getenv("PORT"));
+        HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", port), 512);
+        server.setExecutor(Executors.newFixedThreadPool(160));
+        handle(server, "one", Service::one);
+        handle(server, "sequence", Service::sequence);
+        handle(server, "parallel", Service::parallel);
+        handle(server, "timer", Service::timer);
+        handle(server, "background", Service::background);
+        handle(server, "retry", Service::retry);
+        server.start();
+    }
+}
