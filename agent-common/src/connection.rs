@@ -49,8 +49,6 @@ pub struct Exchange {
 pub struct Connection {
     /// The socket's cookie; 0 while the state is not set up.
     pub cookie: u64,
-    /// The activity that opened the connection; 0 for none.
-    pub opener: u64,
     /// The activity whose request is being, or was last, answered; 0 for none.
     pub reply_activity: u64,
     /// The cgroup of the process that last used the socket; 0 if not known.
@@ -81,7 +79,8 @@ pub struct Connection {
     pub overflow: u32,
     /// The sequence number of the request at place 0.
     pub base: u32,
-    /// The activity for which the last request was sent, until its response was received.
+    /// The activity for which the connection was opened, or the last request sent, until its
+    /// response was received; 0 for none, [`UNKNOWN_ACTIVITY`] if it was one of several.
     pub awaited_for: u64,
     /// The kernel's address of the socket, for reads of its fields; never leaves the kernel.
     pub sock: u64,

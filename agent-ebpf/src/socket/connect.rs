@@ -42,7 +42,6 @@ pub(crate) fn on_connect(ctx: &SockAddrContext) {
         (*connection).cgroup_id = bpf_get_current_cgroup_id();
         let (activity, rule) = work::of(id);
         let activity = if activities::is_going_on(activity) { activity } else { 0 };
-        (*connection).opener = activity;
         work::await_on(connection, activity, rule as u32, id as u32);
     }
 }

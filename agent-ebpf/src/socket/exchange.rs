@@ -185,7 +185,8 @@ pub(crate) fn origin_of_request(drive: &Drive) -> Origin {
     let connection = unsafe { &*drive.connection };
     let is_first = connection.opened == 0 && connection.overflow == 0;
     // Rule 3: the first request on a connection belongs to the activity that opened it.
-    if is_first && let Some(origin) = origin_in(connection.opener, Correlation::Connect as u8, &ids)
+    if is_first
+        && let Some(origin) = origin_in(connection.awaited_for, Correlation::Connect as u8, &ids)
     {
         return origin;
     }
