@@ -11,31 +11,11 @@ monkey.patch_all()
 
 import os
 import socket
-import time
 
 import gevent
-import requests
 from gevent.pywsgi import WSGIServer
-from requests.adapters import HTTPAdapter
 
-NEXT = "http://" + os.environ["NEXT"]
-
-session = requests.Session()
-session.trust_env = False
-session.mount("http://", HTTPAdapter(pool_maxsize=512))
-
-
-def get(path):
-    return session.get(NEXT + path, timeout=20).status_code
-
-
-def one(id):
-    get(f"/one/{id}/0")
-
-
-def sequence(id):
-    for i in range(3):
-        get(f"/sequence/{id}/{i}")
+from calls import get, patterns
 
 
 def parallel(id):
@@ -43,21 +23,11 @@ def parallel(id):
     gevent.joinall(calls, raise_error=True)
 
 
-def timer(id):
-    time.sleep(0.02)
-    get(f"/timer/{id}/0")
-
-
 def background(id):
     gevent.spawn_later(0.03, get, f"/background/{id}/0")
 
 
-def retry(id):
-    if get(f"/retry/{id}/0") == 503:
-        get(f"/retry/{id}/1")
-
-
-PATTERNS = {f.__name__: f for f in (one, sequence, parallel, timer, background, retry)}
+PATTERNS = patterns(parallel, background)
 
 
 def app(environ, start_response):

@@ -6,43 +6,18 @@ requests of one connection may run in different threads. Parallel and
 background work goes to a second pool.
 """
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import requests
-from requests.adapters import HTTPAdapter
+from calls import get, patterns
 
-NEXT = "http://" + os.environ["NEXT"]
-
-session = requests.Session()
-session.trust_env = False
-session.mount("http://", HTTPAdapter(pool_maxsize=512))
 pool = ThreadPoolExecutor(max_workers=384)
-
-
-def get(path):
-    return session.get(NEXT + path, timeout=20).status_code
-
-
-def one(id):
-    get(f"/one/{id}/0")
-
-
-def sequence(id):
-    for i in range(3):
-        get(f"/sequence/{id}/{i}")
 
 
 def parallel(id):
     calls = [pool.submit(get, f"/parallel/{id}/{i}") for i in range(3)]
     for call in calls:
         call.result()
-
-
-def timer(id):
-    time.sleep(0.02)
-    get(f"/timer/{id}/0")
 
 
 def later(path):
@@ -54,12 +29,7 @@ def background(id):
     pool.submit(later, f"/background/{id}/0")
 
 
-def retry(id):
-    if get(f"/retry/{id}/0") == 503:
-        get(f"/retry/{id}/1")
-
-
-PATTERNS = {f.__name__: f for f in (one, sequence, parallel, timer, background, retry)}
+PATTERNS = patterns(parallel, background)
 
 
 def app(environ, start_response):

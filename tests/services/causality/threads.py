@@ -6,41 +6,16 @@ calls; parallel calls go to a shared thread pool, delayed ones to a Timer thread
 
 import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import requests
-from requests.adapters import HTTPAdapter
+from calls import get, patterns
 
-NEXT = "http://" + os.environ["NEXT"]
-
-session = requests.Session()
-session.trust_env = False
-session.mount("http://", HTTPAdapter(pool_maxsize=512))
 pool = ThreadPoolExecutor(max_workers=384)
-
-
-def get(path):
-    return session.get(NEXT + path, timeout=20).status_code
-
-
-def one(id):
-    get(f"/one/{id}/0")
-
-
-def sequence(id):
-    for i in range(3):
-        get(f"/sequence/{id}/{i}")
 
 
 def parallel(id):
     list(pool.map(get, [f"/parallel/{id}/{i}" for i in range(3)]))
-
-
-def timer(id):
-    time.sleep(0.02)
-    get(f"/timer/{id}/0")
 
 
 def background(id):
@@ -49,12 +24,7 @@ def background(id):
     job.start()
 
 
-def retry(id):
-    if get(f"/retry/{id}/0") == 503:
-        get(f"/retry/{id}/1")
-
-
-PATTERNS = {f.__name__: f for f in (one, sequence, parallel, timer, background, retry)}
+PATTERNS = patterns(parallel, background)
 
 
 class Handler(BaseHTTPRequestHandler):
