@@ -1,5 +1,7 @@
 //! Settings that userspace hands to the programs before they are loaded.
 
+use crate::outcome::Correlation;
+
 /// Bytes of a head that are looked at in one piece; also the most that one record carries.
 pub const WINDOW: usize = 1024;
 
@@ -71,6 +73,14 @@ pub struct KernelConfig {
     pub off_binprm_interp: u32,
     /// The slots for activities, a power of two, less one.
     pub activity_mask: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// Rules that find no parent: for each [`crate::outcome::Correlation`] the bit of that number.
+    pub rules_off: u32,
+}
+
+impl KernelConfig {
+    /// Whether the rule may find parents.
+    #[inline(always)]
+    pub fn rule_is_on(&self, rule: Correlation) -> bool {
+        self.rules_off & rule.bit() == 0
+    }
 }

@@ -74,6 +74,14 @@ wire_enum! {
     }
 }
 
+impl Correlation {
+    /// This rule's bit in [`crate::config::KernelConfig::rules_off`].
+    #[inline(always)]
+    pub const fn bit(self) -> u32 {
+        1 << self as u8
+    }
+}
+
 wire_enum! {
     /// Why a request was, or was not, given a trace context (`tracewire.propagation`).
     Outcome {

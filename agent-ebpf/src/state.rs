@@ -98,6 +98,12 @@ pub(crate) fn config() -> Option<&'static KernelConfig> {
     CONFIG.get(0)
 }
 
+/// Whether parents may be found by the rule.
+#[inline(always)]
+pub(crate) fn rule_is_on(rule: Correlation) -> bool {
+    config().is_some_and(|config| config.rule_is_on(rule))
+}
+
 /// What a packet program runs in the middle of: process and thread, as
 /// `bpf_get_current_pid_tgid` has them.
 #[inline(always)]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracewire_common::outcome::Correlation;
 
 /// Distributed traces for services whose code nobody touches.
 #[derive(Debug, Parser)]
@@ -31,6 +32,34 @@ pub(crate) enum Propagate {
     Http1,
     /// None: nothing is ever written into traffic.
     Off,
+}
+
+/// A rule that finds the parent of a request which a process sends or receives, as
+/// `tracewire.correlation` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rule {
+    /// The task received the parent's request.
+    Receive,
+    /// The task received the response to a request of the same parent.
+    Reply,
+    /// The parent's task opened the connection.
+    Connect,
+    /// The task was started by one that worked for the parent.
+    Birth,
+    /// The client's end of the connection is on this host, and said so.
+    Local,
+}
+
+impl From<Rule> for Correlation {
+    fn from(rule: Rule) -> Self {
+        match rule {
+            Rule::Receive => Self::Receive,
+            Rule::Reply => Self::Reply,
+            Rule::Connect => Self::Connect,
+            Rule::Birth => Self::Birth,
+            Rule::Local => Self::Local,
+        }
+    }
 }
 
 /// Where spans go.
@@ -105,6 +134,16 @@ pub(crate) struct RunArgs {
     /// joined in any case.
     #[arg(long, env = "TRACEWIRE_PROPAGATE", value_enum, default_value = "auto")]
     pub(crate) propagate: Propagate,
+
+    /// Find no parents by this rule. May be given several times, or as a list with commas.
+    #[arg(
+        long,
+        env = "TRACEWIRE_WITHOUT_RULE",
+        value_enum,
+        value_name = "RULE",
+        value_delimiter = ','
+    )]
+    pub(crate) without_rule: Vec<Rule>,
 
     /// Where spans go [default: console, or otlp if an endpoint is given].
     #[arg(long, env = "OTEL_TRACES_EXPORTER", value_enum)]

@@ -122,6 +122,7 @@ impl RunConfig {
                 ring_bytes: args.ring_bytes,
                 max_connections: args.max_connections,
                 max_activities: args.max_activities,
+                rules_off: args.without_rule.iter().map(|&rule| rule.into()).collect(),
                 program_times: args.program_times,
             },
             executables,

@@ -293,3 +293,21 @@ fn a_control_run_sees_no_header() {
     assert!(in_head(&hop.head(0)).is_empty());
     hop.middle.assert_alive();
 }
+
+#[test]
+fn a_rule_that_is_switched_off_finds_no_parent() {
+    for (without, found) in [("reply", "connect"), ("connect", "receive"), ("connect,receive", "")]
+    {
+        let mut world = World::traced_with(&["--without-rule", without]);
+        let hop = Hop::start(&world, ChainHeaders::None);
+        hop.ask(&world, &[String::new()]);
+        let Some(outcome) = world.stop_agent() else {
+            return;
+        };
+        let (server, client) = spans_of(&outcome.spans, 0);
+        let (parent, rule) =
+            if found.is_empty() { ("", "none") } else { (server.span_id.as_str(), found) };
+        assert_eq!(client.parent, parent, "without {without}");
+        assert_eq!(client.attribute("tracewire.correlation"), rule, "without {without}");
+    }
+}

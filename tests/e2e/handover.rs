@@ -185,6 +185,18 @@ fn by_itself_the_agent_writes_only_where_that_harms_no_connection() {
     }
 }
 
+#[test]
+fn ends_are_not_joined_without_the_rule() {
+    let mut world = World::traced_with(&["--propagate", "off", "--without-rule", "local"]);
+    let server = server_at(&world, any_port(), 1, false);
+    world.client(1, ask(server.address(), 1));
+    if let Some(outcome) = world.stop_agent() {
+        let server = span(&outcome.spans, Kind::Server, 0);
+        assert_eq!(server.parent, "", "{}", describe(&outcome.spans));
+        assert_eq!(server.attribute("tracewire.correlation"), "none");
+    }
+}
+
 /// A service that calls another, both in scope, asked by one that is not.
 fn asked_with(headers: ChainHeaders, line: &str) -> Option<Vec<Span>> {
     let mut world = World::traced_with(OFF);

@@ -20,7 +20,7 @@ use crate::activities;
 use crate::emit;
 use crate::socket::drive::Drive;
 use crate::socket::handover;
-use crate::state::{self, count, count_outcome};
+use crate::state::{self, count, count_outcome, rule_is_on};
 use crate::task::work::{self, Work};
 
 /// A request's place in its trace.
@@ -186,6 +186,7 @@ pub(crate) fn origin_of_request(drive: &Drive) -> Origin {
     let is_first = connection.opened == 0 && connection.overflow == 0;
     // Rule 3: the first request on a connection belongs to the activity that opened it.
     if is_first
+        && rule_is_on(Correlation::Connect)
         && let Some(origin) = origin_in(connection.awaited_for, Correlation::Connect as u8, &ids)
     {
         return origin;

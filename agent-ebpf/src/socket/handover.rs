@@ -12,6 +12,7 @@ use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::Connection;
 use tracewire_common::context::TraceContext;
 use tracewire_common::counter::Counter;
+use tracewire_common::outcome::Correlation;
 
 use crate::scratch::{try_lock, unlock};
 use crate::socket::drive::Drive;
@@ -108,7 +109,8 @@ pub(crate) unsafe extern "C" fn leave(
     unsafe {
         let connection = &*connection;
         let Some(config) = config() else { return 0 };
-        if !state::process_may_be_touched(config, connection.tgid) {
+        let is_on = config.rule_is_on(Correlation::Local);
+        if !is_on || !state::process_may_be_touched(config, connection.tgid) {
             return 0;
         }
         let Some(bucket) = bucket(connection.local_port, connection.remote_port) else { return 0 };

@@ -17,7 +17,7 @@ use tracewire_common::connection::{
 use tracewire_common::outcome::Correlation;
 
 use crate::activities;
-use crate::state::{self, config};
+use crate::state::{self, config, rule_is_on};
 
 /// How often the task at work has gone to sleep (`task_struct.nvcsw`).
 #[inline(always)]
@@ -39,6 +39,9 @@ fn sleeps() -> u64 {
 /// The task at work received bytes of a request.
 #[inline(always)]
 pub(crate) fn received(tid: u32, activity: u64) {
+    if !rule_is_on(Correlation::Receive) {
+        return;
+    }
     let Some(state) = state::task_or_new(tid) else { return };
     let is_first = activities::is_first_receiver(activity, tid);
     if is_first {
@@ -68,6 +71,9 @@ pub(crate) fn received(tid: u32, activity: u64) {
 /// that had none.
 #[inline(always)]
 pub(crate) fn replied(tid: u32, activity: u64) {
+    if !rule_is_on(Correlation::Reply) {
+        return;
+    }
     // Who has received nothing of its own is a thread of a pool: what it does next is not known.
     let Some(state) = state::task(tid) else { return };
     if state.flags & TASK_MULTIPLEXES != 0 {
@@ -207,6 +213,9 @@ fn only_candidate(state: &mut TaskState) -> u64 {
 /// process that has pools of them.
 #[inline(always)]
 pub(crate) fn born(tid: u32, activity: u64, tgid: u32, is_thread: bool) {
+    if !rule_is_on(Correlation::Birth) {
+        return;
+    }
     if is_thread && state::task(tgid).is_some_and(|main| main.flags & TASK_HAS_POOLS != 0) {
         return;
     }

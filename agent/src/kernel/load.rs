@@ -14,7 +14,7 @@ use tracewire_common::config::{
 use tracewire_common::connection::Connection;
 use tracewire_common::context::sampling_threshold;
 use tracewire_common::counter::{Counter, OUTCOME_BASE};
-use tracewire_common::outcome::Outcome;
+use tracewire_common::outcome::{Correlation, Outcome};
 
 use super::adopt;
 use super::btf::KernelTypes;
@@ -49,6 +49,8 @@ pub(crate) struct KernelSettings {
     pub(crate) max_connections: u32,
     /// Activities and tasks that are followed at once.
     pub(crate) max_activities: u32,
+    /// Rules that find no parent.
+    pub(crate) rules_off: Vec<Correlation>,
     /// Whether the kernel counts and times the programs' runs.
     pub(crate) program_times: bool,
 }
@@ -395,7 +397,7 @@ fn kernel_config(
         off_mm_env_end: offset("mm_struct", "env_end")?,
         off_binprm_interp: offset("linux_binprm", "interp")?,
         activity_mask: activity_slots(settings) - 1,
-        pad: 0,
+        rules_off: settings.rules_off.iter().fold(0, |bits, rule| bits | rule.bit()),
     })
 }
 
