@@ -118,11 +118,12 @@ pub struct Activity {
     pub received_parent: u64,
     /// The trace flags.
     pub flags: u8,
-    /// Non-zero if the application was seen to continue the trace with spans of its own.
-    pub own_tracing: u8,
+    /// `ACTIVITY_` bits.
+    pub marks: u8,
     /// Requests that were sent for it, and whose response was not received yet.
     pub in_flight: u16,
-    /// The task that received the request first; 0 if none has yet.
+    /// The task that received the request first; 0 if none has yet, [`RECEIVER_ANSWERS`] once
+    /// the response has begun.
     pub receiver: u32,
 }
 
@@ -136,6 +137,19 @@ pub const TASK_SENT_UNKNOWN: u8 = 4;
 pub const TASK_BORN: u8 = 8;
 /// On a process's first thread: threads outlive what they were made for.
 pub const TASK_HAS_POOLS: u8 = 16;
+/// The event loop sent something since it last received something.
+pub const TASK_ACTED: u8 = 32;
+/// The event loop slept since it last received something.
+pub const TASK_SLEPT: u8 = 64;
+/// In [`Activity::marks`]: the application was seen to continue the trace with spans of its own.
+pub const ACTIVITY_OWN_TRACING: u8 = 1;
+/// In [`Activity::marks`]: requests may have been sent for it of which that is not known.
+pub const ACTIVITY_SENT_UNKNOWN: u8 = 2;
+/// In [`Activity::marks`]: counted among the open requests of a process whose requests move
+/// between threads.
+pub const ACTIVITY_SCATTERED: u8 = 4;
+/// In [`Activity::receiver`]: the response has begun.
+pub const RECEIVER_ANSWERS: u32 = u32::MAX;
 /// In [`Connection::awaited_for`]: for one of several activities.
 pub const UNKNOWN_ACTIVITY: u64 = u64::MAX;
 /// Things that a task which works on several requests can have to do at once, and be told apart.
@@ -156,10 +170,24 @@ pub struct TaskState {
     /// If the task multiplexes: what it received since it slept, and that has not led to
     /// anything yet.
     pub pending: [u64; PENDING],
+    /// If the task multiplexes: the activity of what it received last; 0 if that is not known.
+    pub last: u64,
+    /// If the task multiplexes: things in a row of which it did something at once.
+    pub prompt: u32,
+    /// How often it was believed to do so, and did not.
+    pub losses: u8,
     /// [`crate::outcome::Correlation`]: the rule that says so.
     pub correlation: u8,
     /// `TASK_` bits.
     pub flags: u8,
     /// Explicit padding.
-    pub pad: [u8; 6],
+    pub pad: u8,
+    /// Requests that the task received and that were answered, of late.
+    pub answered: u32,
+    /// Of these, those that another task of the process answered.
+    pub moved: u32,
+    /// The process, once the task received a request.
+    pub tgid: u32,
+    /// Explicit padding.
+    pub pad2: u32,
 }

@@ -71,6 +71,9 @@ wire_enum! {
         Local = 7 => "local",
         /// Several requests could be the parent: none was taken.
         Ambiguous = 8 => "ambiguous",
+        /// The task is an event loop, and did so far at once what it had to do about each thing
+        /// that it received: the parent is what it received last.
+        Turn = 9 => "turn",
     }
 }
 

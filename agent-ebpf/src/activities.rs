@@ -2,13 +2,16 @@
 
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::btf_map;
-use tracewire_common::connection::Activity;
+use tracewire_common::connection::{
+    ACTIVITY_OWN_TRACING, ACTIVITY_SCATTERED, ACTIVITY_SENT_UNKNOWN, Activity, RECEIVER_ANSWERS,
+};
 use tracewire_common::context::TraceContext;
 use tracewire_common::counter::Counter;
 
 use crate::scratch::{try_lock, unlock};
 use crate::socket::exchange::Ids;
 use crate::state::{config, count, task};
+use crate::task::scattered;
 
 /// Requests that processes are working on, in slots. An id is chosen so that its low bits
 /// name a free slot: there is nothing to hash, to chain, or to lock but the slot.
@@ -42,7 +45,7 @@ pub(crate) fn begin_activity(ids: &Ids, context: &TraceContext, received_parent:
                 (*slot).trace_id_lo = context.trace_id_lo;
                 (*slot).received_parent = received_parent;
                 (*slot).flags = context.flags;
-                (*slot).own_tracing = 0;
+                (*slot).marks = 0;
                 (*slot).receiver = 0;
                 (*slot).in_flight = 0;
                 (&raw mut (*slot).id).write_volatile(id);
@@ -80,18 +83,38 @@ pub(crate) fn is_going_on(id: u64) -> bool {
     id != 0 && slot(id).is_some_and(|slot| unsafe { (&raw const (*slot).id).read_volatile() == id })
 }
 
-/// The application goes on with the activity's trace by spans of its own.
+/// Notes something of the activity, by `ACTIVITY_` bits.
 #[inline(always)]
-pub(crate) fn mark_own_tracing(id: u64) {
+pub(crate) fn mark(id: u64, marks: u8) {
     if let Some(slot) = slot(id) {
         // SAFETY: map memory. The activity that is asked about was just found; should it end
-        // in this moment, a neighbour's span is left out, not given to a wrong parent.
+        // in this moment, a neighbour is marked: for own tracing its span is left out, not given
+        // to a wrong parent, and the other marks make that less is believed.
         unsafe {
             if (&raw const (*slot).id).read_volatile() == id {
-                (*slot).own_tracing = 1;
+                (*slot).marks |= marks;
             }
         }
     }
+}
+
+/// Whether requests may have been sent for the activity of which that is not known.
+#[inline(always)]
+pub(crate) fn has_sent_unknown(id: u64) -> bool {
+    // SAFETY: map memory.
+    slot(id).is_some_and(|slot| unsafe {
+        (&raw const (*slot).id).read_volatile() == id && (*slot).marks & ACTIVITY_SENT_UNKNOWN != 0
+    })
+}
+
+/// Whether the activity is not over, and its response has not begun either.
+#[inline(always)]
+pub(crate) fn is_open(id: u64) -> bool {
+    // SAFETY: map memory.
+    id != 0
+        && slot(id).is_some_and(|slot| unsafe {
+            (&raw const (*slot).id).read_volatile() == id && (*slot).receiver != RECEIVER_ANSWERS
+        })
 }
 
 /// Whether the task is the first that received of this activity's request; from now on it is.
@@ -154,6 +177,48 @@ pub(crate) fn end_waiting(id: u64) {
     }
 }
 
+/// The response to the request has begun: its receiver has no more to find out about it, and
+/// may receive the next while this one still leaves. `answerer` is the task that answers, 0 if
+/// that is not known.
+#[inline(always)]
+pub(crate) fn begin_answer(id: u64, answerer: u32) {
+    let Some(slot) = slot(id) else { return };
+    // SAFETY: map memory, as in `is_first_receiver`.
+    unsafe {
+        if (&raw const (*slot).id).read_volatile() == id {
+            close_for_receiver(slot, answerer);
+        }
+    }
+}
+
+/// The receiver has one open request less.
+///
+/// # Safety
+///
+/// The slot must be one of the map's.
+#[inline(always)]
+unsafe fn close_for_receiver(slot: *mut Activity, answerer: u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (tid, waits) = ((*slot).receiver, (*slot).in_flight > 0);
+        (*slot).receiver = RECEIVER_ANSWERS;
+        if tid == 0 || tid == RECEIVER_ANSWERS {
+            return;
+        }
+        let Some(receiver) = task(tid) else { return };
+        receiver.open = receiver.open.saturating_sub(1);
+        if waits {
+            receiver.waiting = receiver.waiting.saturating_sub(1);
+        }
+        if answerer != 0 {
+            scattered::answered(receiver, answerer != tid);
+        }
+        if (*slot).marks & ACTIVITY_SCATTERED != 0 {
+            scattered::closed(receiver.tgid);
+        }
+    }
+}
+
 /// The request was answered: no later work belongs to it. Answers whether the application
 /// traced it itself; `None` if the activity was not there.
 #[inline(always)]
@@ -164,18 +229,10 @@ pub(crate) fn end_activity(id: u64) -> Option<bool> {
         if (&raw const (*slot).id).read_volatile() != id {
             return None;
         }
-        let own_tracing = (*slot).own_tracing != 0;
-        let (receiver, waits) = ((*slot).receiver, (*slot).in_flight > 0);
+        let own_tracing = (*slot).marks & ACTIVITY_OWN_TRACING != 0;
+        close_for_receiver(slot, 0);
         (&raw mut (*slot).id).write_volatile(0);
         unlock(&raw mut (*slot).taken);
-        if receiver != 0
-            && let Some(receiver) = task(receiver)
-        {
-            receiver.open = receiver.open.saturating_sub(1);
-            if waits {
-                receiver.waiting = receiver.waiting.saturating_sub(1);
-            }
-        }
         Some(own_tracing)
     }
 }

@@ -138,15 +138,26 @@ fn count_at(index: u32) {
         // One instruction: a program in softirq may run between a load and a store of the
         // one that it interrupts, and then a count is lost. What was lost of the traces is
         // told by differences of these numbers, so each has to be exact.
-        // SAFETY: an aligned word of map memory; the instruction touches it alone.
-        unsafe {
-            core::arch::asm!(
-                "lock *(u64 *)({place} + 0) += {one}",
-                place = in(reg) value,
-                one = in(reg) 1u64,
-                options(nostack, preserves_flags),
-            );
-        }
+        // SAFETY: an aligned word of map memory.
+        unsafe { add(value, 1) };
+    }
+}
+
+/// Adds to a word, in one instruction.
+///
+/// # Safety
+///
+/// The word must be map memory, and aligned.
+#[inline(always)]
+pub(crate) unsafe fn add(word: *mut u64, number: u64) {
+    // SAFETY: the caller's promise; the instruction touches the word alone.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({place} + 0) += {number}",
+            place = in(reg) word,
+            number = in(reg) number,
+            options(nostack, preserves_flags),
+        );
     }
 }
 
@@ -237,9 +248,16 @@ pub(crate) fn task_or_new(tid: u32) -> Option<&'static mut TaskState> {
         open: 0,
         waiting: 0,
         pending: [0; PENDING],
+        last: 0,
+        prompt: 0,
+        losses: 0,
         correlation: Correlation::None as u8,
         flags: 0,
-        pad: [0; 6],
+        pad: 0,
+        answered: 0,
+        moved: 0,
+        tgid: 0,
+        pad2: 0,
     };
     if TASKS.insert(tid, state, 0).is_err() {
         count(Counter::DropTasksFull);

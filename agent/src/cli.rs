@@ -48,6 +48,8 @@ pub(crate) enum Rule {
     Birth,
     /// The client's end of the connection is on this host, and said so.
     Local,
+    /// The task is a prompt event loop, and received something of the parent's last.
+    Turn,
 }
 
 impl From<Rule> for Correlation {
@@ -58,6 +60,7 @@ impl From<Rule> for Correlation {
             Rule::Connect => Self::Connect,
             Rule::Birth => Self::Birth,
             Rule::Local => Self::Local,
+            Rule::Turn => Self::Turn,
         }
     }
 }

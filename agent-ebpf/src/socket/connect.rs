@@ -40,8 +40,9 @@ pub(crate) fn on_connect(ctx: &SockAddrContext) {
         (*connection).tgid = tgid;
         (*connection).tid = id as u32;
         (*connection).cgroup_id = bpf_get_current_cgroup_id();
-        let (activity, rule) = work::of(id);
-        let activity = if activities::is_going_on(activity) { activity } else { 0 };
-        work::await_on(connection, activity, rule as u32, id as u32);
+        let port = u16::from_be((*ctx.sock_addr).user_port as u16);
+        let found = work::of(id, port);
+        let activity = if activities::is_going_on(found.activity) { found.activity } else { 0 };
+        work::await_on(connection, activity, found.rule as u32, id as u32);
     }
 }

@@ -25,16 +25,21 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
     let connection = unsafe { &mut *drive.connection };
     let status = stream.http1.status();
     let in_flight = connection.opened.wrapping_sub(connection.answered);
-    let mut flags = 0;
+    let (mut flags, mut span_id) = (0, 0);
     let place = connection.place_of(connection.answered);
     if in_flight > 0
         && let Some(exchange) = connection.exchanges.get_mut(place)
     {
         flags = exchange.flags;
+        span_id = exchange.span_id;
         connection.reply_activity = exchange.activity;
         if status >= 200 || status == 101 {
             exchange.response_ns = stream.started_ns;
         }
+    }
+    if connection.role == Role::Server as u8 && status >= 200 {
+        let is_own = (drive.task >> 32) as u32 == connection.tgid;
+        activities::begin_answer(span_id, if is_own { drive.task as u32 } else { 0 });
     }
     let switched = status == 101 || (flags & EXCHANGE_CONNECT != 0 && (200..300).contains(&status));
     if switched {

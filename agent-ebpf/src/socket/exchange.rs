@@ -3,8 +3,8 @@
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use tracewire_common::config::{HEAD_CAPTURE, PIPELINE_DEPTH};
 use tracewire_common::connection::{
-    CONN_DISTRUSTED, Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD, EXCHANGE_OWN_TRACING,
-    EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED, Exchange,
+    ACTIVITY_OWN_TRACING, CONN_DISTRUSTED, Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD,
+    EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED, Exchange, UNKNOWN_ACTIVITY,
 };
 use tracewire_common::context::{FLAG_SAMPLED, TraceContext, is_sampled_at};
 use tracewire_common::counter::Counter;
@@ -196,7 +196,12 @@ pub(crate) fn origin_of_request(drive: &Drive) -> Origin {
     // SAFETY: the claimed buffer.
     let (activity, rule) = unsafe {
         let found: *mut Work = (&raw mut (*drive.scratch).record).cast();
-        work::work_of(drive.task, found);
+        if is_first && connection.awaited_for == UNKNOWN_ACTIVITY {
+            // It was not known when the connection was opened, and is no better known now.
+            found.write(Work::AMBIGUOUS);
+        } else {
+            work::work_of(drive.task, connection.remote_port as u32, found);
+        }
         let found = found.read();
         (found.activity, found.rule as u8)
     };
@@ -250,7 +255,7 @@ pub(crate) fn own_header(stream: &Stream, origin: &Origin) -> OwnHeader {
     if same_trace {
         // The application went on with the trace by a span of its own: it has a server
         // span as well, and ours would stand beside it.
-        activities::mark_own_tracing(origin.activity);
+        activities::mark(origin.activity, ACTIVITY_OWN_TRACING);
     }
     OwnHeader::Own
 }

@@ -36,7 +36,7 @@ pub(crate) fn on_receive(sk: *const c_void) {
         }
         let place = connection.place_of(connection.answered);
         if let Some(exchange) = connection.exchanges.get(place) {
-            work::received(tid, exchange.span_id);
+            work::received(tgid, tid, exchange.span_id);
         }
     } else if connection.role == Role::Client as u8 {
         if connection.awaited_for != 0 && connection.opened == connection.answered {

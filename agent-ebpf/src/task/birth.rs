@@ -10,7 +10,7 @@ use crate::activities;
 use crate::emit;
 use crate::state::{self, config, forget_process, forget_task, inherit_verdict};
 use crate::task::exec::is_in_scope;
-use crate::task::work;
+use crate::task::{scattered, work};
 
 /// Reads an `int` field of a kernel struct; 0 if it cannot be read.
 #[inline(always)]
@@ -36,7 +36,7 @@ pub(crate) fn on_fork(child: *const c_void) {
     let (parent_tgid, parent_tid) = ((parent >> 32) as u32, parent as u32);
     let child_tgid = read_u32(child, config.off_task_tgid);
     if state::task(parent_tid).is_some() {
-        let (activity, _) = work::of(parent);
+        let activity = work::of(parent, 0).activity;
         if activities::is_going_on(activity) {
             let tid = read_u32(child, config.off_task_pid);
             work::born(tid, activity, parent_tgid, child_tgid == parent_tgid);
@@ -62,6 +62,7 @@ pub(crate) fn on_exit() {
     let Some(config) = config() else { return };
     if is_in_scope(config) {
         forget_process(tgid);
+        scattered::forget(tgid);
         report(KIND_PROCESS_EXIT, tgid, 0);
     }
 }

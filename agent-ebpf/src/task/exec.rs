@@ -16,6 +16,7 @@ use tracewire_common::records::{KIND_PROCESS_EXEC, ProcessExec};
 use crate::bounds::bounded;
 use crate::emit;
 use crate::state::{config, forget_process, forget_task};
+use crate::task::scattered;
 
 /// The most that is read of the arguments, and of the environment, in bytes.
 const MOST_ARGS: usize = 2048;
@@ -68,6 +69,7 @@ pub(crate) fn on_exec(ctx: &RawTracePointContext, task: *const c_void, binprm: *
     }
     let tgid = (id >> 32) as u32;
     forget_process(tgid);
+    scattered::forget(tgid);
 
     let mm = read_u64(task, config.off_task_mm) as *const c_void;
     let arg_start = read_u64(mm, config.off_mm_arg_start);

@@ -1,5 +1,7 @@
 //! What happens to tasks.
 
 pub(crate) mod birth;
+pub(crate) mod event_loop;
 pub(crate) mod exec;
+pub(crate) mod scattered;
 pub(crate) mod work;

@@ -1,44 +1,22 @@
 //! What a task works on, and how far that can be believed.
 //!
 //! A task that serves one request at a time works on the request that it last received, until
-//! that is answered, whatever it waits for meanwhile. One that was seen with two at once does
-//! not: an event loop may receive several and then take them up in any order, or be woken by a
-//! timer. What it sends is its only candidate's, or nobody's. Candidates are the requests that it
-//! received, or received a response for, since it slept and before it sent something; and all
-//! those that wait for nothing that can be seen. Threads of a pool outlive what they were made
-//! for, and get no parent from their birth. None is better than a wrong one.
+//! that is answered, whatever it waits for meanwhile. One that was seen with two at once is an
+//! event loop (`event_loop`). Threads of a pool outlive what they were made for, and get no
+//! parent from their birth. None is better than a wrong one.
 
-use aya_ebpf::cty::c_void;
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
 use tracewire_common::connection::{
-    Connection, PENDING, TASK_AMBIGUOUS, TASK_BORN, TASK_HAS_POOLS, TASK_MULTIPLEXES,
-    TASK_SENT_UNKNOWN, TaskState, UNKNOWN_ACTIVITY,
+    Connection, TASK_BORN, TASK_HAS_POOLS, TASK_MULTIPLEXES, TASK_SENT_UNKNOWN, UNKNOWN_ACTIVITY,
 };
 use tracewire_common::outcome::Correlation;
 
 use crate::activities;
-use crate::state::{self, config, rule_is_on};
-
-/// How often the task at work has gone to sleep (`task_struct.nvcsw`).
-#[inline(always)]
-fn sleeps() -> u64 {
-    let Some(config) = config() else { return 0 };
-    let mut value = 0u64;
-    // SAFETY: the helper checks the address; the destination is a local of that size.
-    unsafe {
-        let task = bpf_get_current_task() as *const u8;
-        bpf_probe_read_kernel(
-            (&raw mut value).cast::<c_void>(),
-            8,
-            task.wrapping_add(config.off_task_nvcsw as usize).cast(),
-        );
-    }
-    value
-}
+use crate::state::{self, rule_is_on};
+use crate::task::{event_loop, scattered};
 
 /// The task at work received bytes of a request.
 #[inline(always)]
-pub(crate) fn received(tid: u32, activity: u64) {
+pub(crate) fn received(tgid: u32, tid: u32, activity: u64) {
     if !rule_is_on(Correlation::Receive) {
         return;
     }
@@ -46,19 +24,18 @@ pub(crate) fn received(tid: u32, activity: u64) {
     let is_first = activities::is_first_receiver(activity, tid);
     if is_first {
         state.open = state.open.wrapping_add(1);
+        state.tgid = tgid;
+        if scattered::is(state) {
+            scattered::received(tgid, activity);
+        }
     }
     if state.open > 1 && state.flags & TASK_MULTIPLEXES == 0 {
-        state.flags |= TASK_MULTIPLEXES;
-        state.sleeps = sleeps();
-        if !activities::is_waiting(state.activity) {
-            // Which of the two it takes up first is not known.
-            state.pending[0] = state.activity;
-        }
+        event_loop::begin(state);
     }
     if state.flags & TASK_MULTIPLEXES != 0 {
         // More of a request that has led to something is nothing new.
         if is_first || state.activity != activity {
-            take_up(state, activity);
+            event_loop::take_up(state, activity);
         }
     } else {
         state.flags &= !TASK_BORN;
@@ -77,7 +54,7 @@ pub(crate) fn replied(tid: u32, activity: u64) {
     // Who has received nothing of its own is a thread of a pool: what it does next is not known.
     let Some(state) = state::task(tid) else { return };
     if state.flags & TASK_MULTIPLEXES != 0 {
-        take_up(state, activity);
+        event_loop::take_up(state, activity);
     } else if state.activity != activity {
         return;
     }
@@ -138,77 +115,6 @@ pub(crate) fn stop_waiting(connection: &mut Connection, tid: u32) {
     }
 }
 
-/// A task that multiplexes has one more thing to do.
-#[inline(always)]
-fn take_up(state: &mut TaskState, activity: u64) {
-    forget_if_slept(state);
-    state.flags &= !TASK_SENT_UNKNOWN;
-    if activity == 0 {
-        return;
-    }
-    let mut place = 0;
-    while place < PENDING {
-        let other = state.pending[place];
-        if other == activity {
-            return;
-        }
-        if other == 0 || !activities::is_going_on(other) {
-            state.pending[place] = activity;
-            return;
-        }
-        place += 1;
-    }
-    state.flags |= TASK_AMBIGUOUS;
-}
-
-/// What came before the task slept does not say what it does now.
-#[inline(always)]
-fn forget_if_slept(state: &mut TaskState) {
-    let sleeps = sleeps();
-    if state.sleeps != sleeps {
-        state.sleeps = sleeps;
-        state.flags &= !(TASK_AMBIGUOUS | TASK_SENT_UNKNOWN);
-        state.activity = 0;
-        state.pending = [0; PENDING];
-    }
-}
-
-/// The one thing that a task which multiplexes can be at; 0 if there are several, or none.
-#[inline(always)]
-fn only_candidate(state: &mut TaskState) -> u64 {
-    forget_if_slept(state);
-    let mut found = 0;
-    let mut several = state.flags & TASK_AMBIGUOUS != 0;
-    let mut place = 0;
-    while place < PENDING {
-        let one = state.pending[place];
-        if one != 0 && activities::is_going_on(one) {
-            several |= found != 0;
-            found = one;
-        }
-        place += 1;
-    }
-    if several {
-        return 0;
-    }
-    if found == 0 {
-        // Nothing new since it took up the last.
-        found = state.activity;
-    }
-    if found == 0 {
-        return 0;
-    }
-    // Each other open request waits for a response that will be seen, or else it may be the
-    // one: for a timer, or for what is no HTTP.
-    let idle = if activities::is_waiting(found) { 0 } else { 1 };
-    if state.open.wrapping_sub(state.waiting).wrapping_sub(idle) as i32 > 0 {
-        return 0;
-    }
-    state.activity = found;
-    state.pending = [0; PENDING];
-    found
-}
-
 /// A task was made by one that works on `activity`. Nothing follows for the threads of a
 /// process that has pools of them.
 #[inline(always)]
@@ -226,34 +132,48 @@ pub(crate) fn born(tid: u32, activity: u64, tgid: u32, is_thread: bool) {
 }
 
 /// The activity that a task sends for, and the rule that says so; 0 if there is none that can
-/// be believed. The task, as `bpf_get_current_pid_tgid` has it, is the one at work.
+/// be believed. The task, as `bpf_get_current_pid_tgid` has it, is the one at work, and sends to
+/// that port.
 #[inline(always)]
-pub(crate) fn of(task: u64) -> (u64, u8) {
-    let Some(state) = state::task(task as u32) else { return (0, Correlation::None as u8) };
-    let activity = if state.flags & TASK_MULTIPLEXES != 0 {
-        only_candidate(state)
-    } else {
-        if state.flags & TASK_BORN != 0 && !activities::is_going_on(state.activity) {
-            // It has outlived what it was made for, and goes on with something else.
-            state.flags &= !TASK_BORN;
-            if let Some(main) = state::task_or_new((task >> 32) as u32) {
-                main.flags |= TASK_HAS_POOLS;
-            }
-        }
-        return (state.activity, state.correlation);
-    };
-    if activity == 0 {
-        return (0, Correlation::Ambiguous as u8);
+pub(crate) fn of(task: u64, port: u16) -> Work {
+    let Some(state) = state::task(task as u32) else { return Work::NONE };
+    if scattered::is(state) {
+        return scattered::work_of((task >> 32) as u32);
     }
-    (activity, state.correlation)
+    if state.flags & TASK_MULTIPLEXES != 0 {
+        return event_loop::work_of_turn(state, (task >> 32) as u32, port);
+    }
+    if state.flags & TASK_BORN != 0 && !activities::is_going_on(state.activity) {
+        // It has outlived what it was made for, and goes on with something else.
+        state.flags &= !TASK_BORN;
+        note_pools((task >> 32) as u32);
+    }
+    Work { activity: state.activity, rule: state.correlation as u64 }
 }
 
-/// What [`of`] answers.
+/// Threads of the process outlive what they were made for.
+#[inline(never)]
+fn note_pools(tgid: u32) {
+    if let Some(main) = state::task_or_new(tgid) {
+        main.flags |= TASK_HAS_POOLS;
+    }
+}
+
+/// What a task works on.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Work {
+    /// The activity; 0 if it is not known.
     pub(crate) activity: u64,
+    /// [`Correlation`]: the rule that says so.
     pub(crate) rule: u64,
+}
+
+impl Work {
+    /// Nothing that is known of.
+    const NONE: Self = Self { activity: 0, rule: Correlation::None as u64 };
+    /// One of several things.
+    pub(crate) const AMBIGUOUS: Self = Self { activity: 0, rule: Correlation::Ambiguous as u64 };
 }
 
 /// [`of`], as a global function.
@@ -263,12 +183,11 @@ pub(crate) struct Work {
 /// The pointer must be null or valid.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) unsafe extern "C" fn work_of(task: u64, found: *mut Work) -> u64 {
+pub(crate) unsafe extern "C" fn work_of(task: u64, port: u32, found: *mut Work) -> u64 {
     if found.is_null() {
         return 0;
     }
-    let (activity, rule) = of(task);
     // SAFETY: checked for null, and valid by the caller's promise.
-    unsafe { found.write(Work { activity, rule: rule as u64 }) };
+    unsafe { found.write(of(task, port as u16)) };
     0
 }
