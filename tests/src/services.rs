@@ -132,16 +132,34 @@ pub fn nginx(world: &World, upstream: Option<u16>, server: &str) -> Service {
 pub const PROXY: &str = "location / { proxy_pass http://next; proxy_http_version 1.1; \
                          proxy_set_header Connection \"\"; }";
 
+/// Python, with one of the services here.
+fn interpreter(name: &str) -> Command {
+    // A version manager's shim would run a shell first; the system's own is plain.
+    let system = Path::new("/usr/bin/python3");
+    let mut command = Command::new(if system.exists() { system } else { Path::new("python3") });
+    command.arg("-u").arg(source(name));
+    command
+}
+
 /// The Python service `middle.py`: asks the next service, one thread a connection.
 ///
 /// # Panics
 ///
 /// If Python is missing or does not start.
 pub fn python(world: &World, next: u16) -> Service {
-    // A version manager's shim would run a shell first; the system's own is plain.
-    let system = Path::new("/usr/bin/python3");
-    let mut command = Command::new(if system.exists() { system } else { Path::new("python3") });
-    command.arg("-u").arg(source("middle.py")).env("NEXT", next.to_string());
+    let mut command = interpreter("middle.py");
+    command.env("NEXT", next.to_string());
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
+/// The service `loops.py`: so many event loops, whose jobs make so many calls at once.
+///
+/// # Panics
+///
+/// If Python is missing or does not start.
+pub fn loops(world: &World, threads: usize, jobs: usize) -> Service {
+    let mut command = interpreter("loops.py");
+    command.env("THREADS", threads.to_string()).env("JOBS", jobs.to_string());
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 

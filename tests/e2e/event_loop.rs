@@ -1,0 +1,103 @@
+//! What event loops send is for the right request, or for none.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tracewire_tests::otlp::{Kind, Span};
+use tracewire_tests::script::Load;
+use tracewire_tests::services::{Service, loops};
+use tracewire_tests::world::World;
+
+fn ask(world: &World, service: &Service, kind: &str, at_once: usize, requests: usize) {
+    let report = world.load(Load {
+        to: ([127, 0, 0, 1], service.port).into(),
+        path: format!("/{kind}"),
+        threads: at_once,
+        requests,
+        limit_ms: 60_000,
+    });
+    assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", service.output());
+}
+
+/// Of the calls that belong to requests of a kind: those with the right parent, with none, and
+/// with a wrong one. What no request asks for has a wrong one or none.
+fn parents(spans: &[Span], kind: &str) -> (usize, usize, usize) {
+    let prefix = format!("/{kind}/");
+    let requests: HashMap<&str, &Span> = (spans.iter())
+        .filter(|span| span.kind == Kind::Server)
+        .filter_map(|span| Some((span.path().strip_prefix(&prefix)?, span)))
+        .collect();
+    let (mut right, mut none, mut wrong) = (0, 0, 0);
+    let calls = spans.iter().filter(|span| span.kind == Kind::Client);
+    for (call, number) in
+        calls.filter_map(|span| Some((span, span.path().strip_prefix(&prefix)?.split_once('/')?.0)))
+    {
+        match requests.get(number) {
+            _ if call.parent.is_empty() => none += 1,
+            Some(request) if request.span_id == call.parent => right += 1,
+            _ => wrong += 1,
+        }
+    }
+    (right, none, wrong)
+}
+
+#[test]
+fn parallel_calls_of_a_prompt_loop_find_their_requests() {
+    let mut world = World::traced();
+    let service = loops(&world, 1, 1);
+    ask(&world, &service, "calls", 16, 2000);
+    if let Some(outcome) = world.stop_agent() {
+        let (right, none, wrong) = parents(&outcome.spans, "calls");
+        assert_eq!((right + none + wrong, wrong), (6000, 0), "{right} right, {none} without");
+        assert!(right > 5400, "{right} right, {none} without");
+    }
+}
+
+#[test]
+fn a_request_that_waits_for_a_timer_finds_no_other_parent() {
+    let mut world = World::traced();
+    let service = loops(&world, 1, 1);
+    ask(&world, &service, "calls-before", 16, 500);
+    std::thread::scope(|scope| {
+        scope.spawn(|| ask(&world, &service, "calls", 4, 3000));
+        scope.spawn(|| ask(&world, &service, "timer", 8, 500));
+    });
+    if let Some(outcome) = world.stop_agent() {
+        let (_, none, wrong) = parents(&outcome.spans, "timer");
+        assert!(wrong <= 1, "{wrong} wrong, {none} without");
+        let (_, none, wrong) = parents(&outcome.spans, "calls");
+        assert!(wrong <= 10, "{wrong} wrong, {none} without");
+    }
+}
+
+#[test]
+fn a_burst_of_jobs_does_not_take_the_one_open_request_for_its_parent() {
+    let mut world = World::traced();
+    let service = loops(&world, 1, 100);
+    // Two at once: an event loop. Then jobs, when nothing is open: they are nobody's.
+    ask(&world, &service, "calls-before", 2, 100);
+    for number in 0..3 {
+        ask(&world, &service, &format!("jobs/{number}"), 1, 1);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ask(&world, &service, "calls", 2, 100);
+    ask(&world, &service, "burst", 1, 1);
+    if let Some(outcome) = world.stop_agent() {
+        let (right, none, wrong) = parents(&outcome.spans, "job");
+        assert_eq!(right + none + wrong, 400);
+        assert!(wrong <= 1, "{wrong} jobs have a parent, {none} have none");
+    }
+}
+
+#[test]
+fn requests_that_move_between_threads_find_no_parent_by_thread() {
+    let mut world = World::traced();
+    let service = loops(&world, 4, 1);
+    // It is known by its first answers.
+    ask(&world, &service, "jobs", 8, 200);
+    ask(&world, &service, "calls", 8, 1000);
+    if let Some(outcome) = world.stop_agent() {
+        let (right, none, wrong) = parents(&outcome.spans, "calls");
+        assert_eq!((right + none + wrong, wrong), (3000, 0), "{right} right, {none} without");
+    }
+}
