@@ -24,6 +24,12 @@ pub const KIND_PROCESS_EXIT: u16 = 6;
 /// [`RecordHeader::kind`] of [`ConnectionEvent`]: not HTTP/1.x, needs no program any more.
 pub const KIND_CONNECTION_OPAQUE: u16 = 7;
 
+/// [`RecordHeader::kind`] of [`ExchangeCandidates`].
+pub const KIND_EXCHANGE_CANDIDATES: u16 = 8;
+
+/// The most candidates for one request's parent that are named.
+pub const CANDIDATES: usize = 8;
+
 /// What every record starts with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -137,6 +143,34 @@ pub struct ExchangeClosed {
 /// [`ExchangeClosed::flags`]: the application traces this exchange itself; emit no span.
 pub const CLOSED_OWN_TRACING: u8 = 1;
 
+/// A span that may be a request's parent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Candidate {
+    /// The upper half of the trace id.
+    pub trace_id_hi: u64,
+    /// The lower half of the trace id.
+    pub trace_id_lo: u64,
+    /// The span's id; 0 where there is none.
+    pub span_id: u64,
+}
+
+/// All spans that may be the parent of a request, sent after its [`ExchangeOpened`]. No data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ExchangeCandidates {
+    /// What the record is.
+    pub header: RecordHeader,
+    /// The connection's socket cookie.
+    pub connection: u64,
+    /// The number of the exchange on its connection.
+    pub sequence: u32,
+    /// How many there are.
+    pub count: u32,
+    /// They, with gaps.
+    pub candidates: [Candidate; CANDIDATES],
+}
+
 /// A process started a program. Data: its arguments, then its environment, both
 /// NUL-separated as in `/proc/PID/cmdline` and `/proc/PID/environ`, maybe cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -196,6 +230,7 @@ const _: () = assert!(size_of::<RecordHeader>() == 8);
 const _: () = assert!(size_of::<HeadFragment>() == 24);
 const _: () = assert!(size_of::<ExchangeOpened>() == 128);
 const _: () = assert!(size_of::<ExchangeClosed>() == 80);
+const _: () = assert!(size_of::<ExchangeCandidates>() == 216);
 const _: () = assert!(size_of::<ProcessExec>() == 176);
 const _: () = assert!(size_of::<ProcessEvent>() == 24);
 const _: () = assert!(size_of::<ConnectionEvent>() == 16);
@@ -215,6 +250,8 @@ unsafe impl Plain for ExchangeOpened {}
 // SAFETY: as above.
 unsafe impl Plain for ExchangeClosed {}
 // SAFETY: as above.
+unsafe impl Plain for ExchangeCandidates {}
+// SAFETY: as above.
 unsafe impl Plain for ProcessExec {}
 // SAFETY: as above.
 unsafe impl Plain for ProcessEvent {}
@@ -230,6 +267,8 @@ pub enum Record<'a> {
     ExchangeOpened(ExchangeOpened, &'a [u8]),
     /// A response ended, or its connection did.
     ExchangeClosed(ExchangeClosed),
+    /// What a request may be for.
+    ExchangeCandidates(ExchangeCandidates),
     /// A process started a program; its arguments and environment.
     ProcessExec(ProcessExec, &'a [u8], &'a [u8]),
     /// A process was born.
@@ -296,6 +335,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             Ok(Record::ExchangeOpened(record, rest.get(..data_len).ok_or(DecodeError::Length)?))
         }
         KIND_EXCHANGE_CLOSED => Ok(Record::ExchangeClosed(take(bytes)?.0)),
+        KIND_EXCHANGE_CANDIDATES => Ok(Record::ExchangeCandidates(take(bytes)?.0)),
         KIND_PROCESS_EXEC => {
             let (record, rest) = take::<ProcessExec>(bytes)?;
             let data = rest.get(..data_len).ok_or(DecodeError::Length)?;

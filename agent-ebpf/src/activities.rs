@@ -7,6 +7,7 @@ use tracewire_common::connection::{
 };
 use tracewire_common::context::TraceContext;
 use tracewire_common::counter::Counter;
+use tracewire_common::records::Candidate;
 
 use crate::scratch::{try_lock, unlock};
 use crate::socket::exchange::Ids;
@@ -105,6 +106,22 @@ pub(crate) fn has_sent_unknown(id: u64) -> bool {
     slot(id).is_some_and(|slot| unsafe {
         (&raw const (*slot).id).read_volatile() == id && (*slot).marks & ACTIVITY_SENT_UNKNOWN != 0
     })
+}
+
+/// Reads which span the activity is. Answers whether it is still there.
+#[inline(always)]
+pub(crate) fn read_trace(id: u64, into: &mut Candidate) -> bool {
+    let Some(slot) = slot(id) else { return false };
+    // SAFETY: map memory; the id is compared after the rest was read.
+    unsafe {
+        into.trace_id_hi = (*slot).trace_id_hi;
+        into.trace_id_lo = (*slot).trace_id_lo;
+        if (&raw const (*slot).id).read_volatile() != id {
+            return false;
+        }
+    }
+    into.span_id = id;
+    true
 }
 
 /// Whether the activity is not over, and its response has not begun either.

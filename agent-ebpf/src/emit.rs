@@ -8,7 +8,8 @@ use aya_ebpf::macros::btf_map;
 use tracewire_common::config::WINDOW;
 use tracewire_common::counter::Counter;
 use tracewire_common::records::{
-    ExchangeClosed, ExchangeOpened, HeadFragment, KIND_HEAD_FRAGMENT, RECORD_VERSION, RecordHeader,
+    ExchangeCandidates, ExchangeClosed, ExchangeOpened, HeadFragment, KIND_HEAD_FRAGMENT,
+    RECORD_VERSION, RecordHeader,
 };
 
 use crate::bounds::masked;
@@ -93,6 +94,20 @@ pub(crate) fn exchange_closed(now: u64, fill: impl FnOnce(&mut ExchangeClosed)) 
     // pattern is a record, and `fill` writes each field.
     fill(unsafe { entry.assume_init_mut() });
     entry.submit(wakeup_flags(now));
+}
+
+/// Writes what a request may be for, unless `fill` says that it is not worth it.
+#[inline(always)]
+pub(crate) fn exchange_candidates(now: u64, fill: impl FnOnce(&mut ExchangeCandidates) -> bool) {
+    let Some(mut entry) = RECORDS.reserve_untyped::<ExchangeCandidates>(0) else {
+        return count(Counter::DropRingFull);
+    };
+    // SAFETY: as above.
+    if fill(unsafe { entry.assume_init_mut() }) {
+        entry.submit(wakeup_flags(now));
+    } else {
+        entry.discard(BPF_RB_NO_WAKEUP as u64);
+    }
 }
 
 /// Writes the first `len` bytes of the window as a part of a head.

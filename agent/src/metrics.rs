@@ -49,6 +49,8 @@ metrics! {
     DropPendingFull => "drop_pending_full",
     /// Exchanges whose role was no role.
     DropRoleUnknown => "drop_role_unknown",
+    /// Lists of what may be the parent of an exchange, that came too late or found no room.
+    DropCandidates => "drop_candidates",
     /// Pieces of a long head that found their table full.
     DropFragmentsFull => "drop_fragments_full",
     /// Pieces of a long head whose rest never came.

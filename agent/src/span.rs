@@ -9,6 +9,7 @@ use crate::resolve::Resource;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tracewire_common::outcome::{Correlation, EndReason, Outcome};
+use tracewire_common::records::Candidate;
 
 /// What a span says of its process's part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,8 @@ pub(crate) struct Span {
     pub(crate) span_id: u64,
     /// The parent's span id; 0 for a root.
     pub(crate) parent_span_id: u64,
+    /// What may be the parent, if that is not known for certain, and these are all.
+    pub(crate) candidates: Box<[Candidate]>,
     /// The part of the process.
     pub(crate) kind: SpanKind,
     /// The rule that found the parent.
@@ -252,6 +255,7 @@ pub(crate) mod tests {
             trace_id: [0x11; 16],
             span_id: 0x22,
             parent_span_id: 0,
+            candidates: Box::default(),
             kind: SpanKind::Server,
             correlation: Correlation::None,
             outcome: Outcome::NotApplicable,

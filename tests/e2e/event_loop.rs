@@ -101,3 +101,31 @@ fn requests_that_move_between_threads_find_no_parent_by_thread() {
         assert_eq!((right + none + wrong, wrong), (3000, 0), "{right} right, {none} without");
     }
 }
+
+#[test]
+fn a_call_that_may_be_for_several_requests_links_to_all_of_them() {
+    let mut world = World::traced();
+    let service = loops(&world, 1, 1);
+    ask(&world, &service, "timer", 4, 200);
+    let Some(outcome) = world.stop_agent() else {
+        return;
+    };
+    let spans = &outcome.spans;
+    let requests: HashMap<&str, &Span> = (spans.iter())
+        .filter(|span| span.kind == Kind::Server)
+        .map(|span| (span.path(), span))
+        .collect();
+    let mut linked = 0;
+    for call in spans.iter().filter(|span| span.kind == Kind::Client && !span.links.is_empty()) {
+        linked += 1;
+        assert_eq!(call.attribute("tracewire.correlation"), "ambiguous");
+        assert_eq!(call.parent, "", "{call:?}");
+        assert!(call.links.len() <= 4, "{call:?}");
+        assert!(call.links.iter().all(|(_, _, says)| says == "candidate"), "{call:?}");
+        let request = call.path().strip_suffix("/0").unwrap_or_default();
+        let right = requests.get(request).map(|span| (&span.trace_id, &span.span_id));
+        let found = call.links.iter().any(|(trace, span, _)| right == Some((trace, span)));
+        assert!(found, "{right:?} is not among the links of {call:?}");
+    }
+    assert!(linked > 150, "{linked} of 200 calls have links");
+}

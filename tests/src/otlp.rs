@@ -40,6 +40,8 @@ pub struct Span {
     pub span_id: String,
     /// Lower-case hex; empty for a root.
     pub parent: String,
+    /// The spans that it links to: trace id, span id, and `tracewire.link`.
+    pub links: Vec<(String, String, String)>,
     /// The kind.
     pub kind: Kind,
     /// The span's name.
@@ -231,10 +233,15 @@ fn convert(span: wire::Span, resource: &Attributes) -> Span {
     };
     let is_error =
         span.status.as_ref().is_some_and(|status| status.code() == wire::status::StatusCode::Error);
+    let links = span.links.into_iter().map(|link| {
+        let says = attributes(link.attributes).remove("tracewire.link").unwrap_or_default();
+        (hex(&link.trace_id), hex(&link.span_id), says)
+    });
     Span {
         trace_id: hex(&span.trace_id),
         span_id: hex(&span.span_id),
         parent: hex(&span.parent_span_id),
+        links: links.collect(),
         kind,
         name: span.name,
         attributes: attributes(span.attributes),

@@ -109,7 +109,10 @@ pub fn records_decode(data: &[u8]) {
             assert_eq!(args.len(), fixed.args_len as usize);
             assert_eq!(args.len() + env.len(), fixed.header.data_len as usize);
         }
-        Record::ProcessFork(_) | Record::ProcessExit(_) | Record::ConnectionOpaque(_) => {}
+        Record::ExchangeCandidates(_)
+        | Record::ProcessFork(_)
+        | Record::ProcessExit(_)
+        | Record::ConnectionOpaque(_) => {}
     }
     let mut longer = data.to_vec();
     longer.extend_from_slice(&[0xff; 7]);

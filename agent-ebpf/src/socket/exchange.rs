@@ -21,6 +21,7 @@ use crate::emit;
 use crate::socket::drive::Drive;
 use crate::socket::handover;
 use crate::state::{self, count, count_outcome, rule_is_on};
+use crate::task::candidates::tell_candidates;
 use crate::task::work::{self, Work};
 
 /// A request's place in its trace.
@@ -374,6 +375,12 @@ fn opened(drive: &mut Drive, stream: &mut Stream, origin: &Origin, outcome: u8) 
     record.head_offset = head_offset;
     record.pad = 0;
     emit::exchange_opened(drive.scratch, data_len, drive.now);
+    if origin.correlation == Correlation::Ambiguous as u8 {
+        // SAFETY: live state.
+        unsafe {
+            tell_candidates(drive.connection, sequence, drive.task as u32, drive.now);
+        }
+    }
 }
 
 /// After a request's head: its body, or the wait for an answer to `Upgrade` or `CONNECT`.

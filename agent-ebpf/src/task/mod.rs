@@ -1,6 +1,7 @@
 //! What happens to tasks.
 
 pub(crate) mod birth;
+pub(crate) mod candidates;
 pub(crate) mod event_loop;
 pub(crate) mod exec;
 pub(crate) mod scattered;

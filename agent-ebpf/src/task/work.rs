@@ -12,7 +12,7 @@ use tracewire_common::outcome::Correlation;
 
 use crate::activities;
 use crate::state::{self, rule_is_on};
-use crate::task::{event_loop, scattered};
+use crate::task::{candidates, event_loop, scattered};
 
 /// The task at work received bytes of a request.
 #[inline(always)]
@@ -31,8 +31,12 @@ pub(crate) fn received(tgid: u32, tid: u32, activity: u64) {
     }
     if state.open > 1 && state.flags & TASK_MULTIPLEXES == 0 {
         event_loop::begin(state);
+        candidates::add(tid, state.activity);
     }
     if state.flags & TASK_MULTIPLEXES != 0 {
+        if is_first {
+            candidates::add(tid, activity);
+        }
         // More of a request that has led to something is nothing new.
         if is_first || state.activity != activity {
             event_loop::take_up(state, activity);

@@ -66,6 +66,7 @@ impl Assembler {
                 self.open.add_fragment(&fragment, data, self.now_ns, &self.metrics);
             }
             Record::ExchangeOpened(opened, data) => self.on_opened(opened, data),
+            Record::ExchangeCandidates(record) => self.open.add_candidates(&record, &self.metrics),
             Record::ExchangeClosed(closed) => self.on_closed(&closed),
             Record::ProcessExec(exec, args, environ) => {
                 self.processes.on_exec(&exec, args, environ);
@@ -105,7 +106,8 @@ impl Assembler {
         if !head::is_parsed(&request) {
             self.metrics.increment(Metric::HeadsUnparsed);
         }
-        self.open.insert(key, OpenExchange { opened, request }, self.now_ns, &self.metrics);
+        let exchange = OpenExchange { opened, request, candidates: Box::default() };
+        self.open.insert(key, exchange, self.now_ns, &self.metrics);
     }
 
     fn on_closed(&mut self, closed: &ExchangeClosed) {
@@ -116,7 +118,7 @@ impl Assembler {
         if closed.flags & CLOSED_OWN_TRACING != 0 {
             return self.metrics.increment(Metric::OwnTracing);
         }
-        let OpenExchange { opened, request } = exchange;
+        let OpenExchange { opened, request, candidates } = exchange;
         let kind = match opened.role() {
             Some(Role::Server) => SpanKind::Server,
             Some(Role::Client) => SpanKind::Client,
@@ -141,6 +143,7 @@ impl Assembler {
             span_id: opened.span_id,
             parent_span_id: opened.parent_span_id,
             kind,
+            candidates,
             correlation: opened.correlation().unwrap_or(Correlation::None),
             outcome: opened.outcome().unwrap_or(Outcome::NotApplicable),
             end: closed.reason().unwrap_or(EndReason::Lost),

@@ -8,7 +8,7 @@ use crate::span::RequestHead;
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 use tracewire_common::config::HEAD_CAPTURE;
-use tracewire_common::records::{ExchangeOpened, HeadFragment};
+use tracewire_common::records::{Candidate, ExchangeCandidates, ExchangeOpened, HeadFragment};
 
 /// What identifies an exchange between its records: a connection has one end,
 /// one role, and numbers its exchanges.
@@ -25,8 +25,8 @@ pub(crate) struct ExchangeKey {
 pub(crate) struct OpenLimits {
     /// Exchanges open at once.
     pub(crate) exchanges: usize,
-    /// Bytes of text that open exchanges keep of their heads, in all.
-    pub(crate) text: usize,
+    /// Bytes that open exchanges keep of their heads, and of their candidates, in all.
+    pub(crate) kept: usize,
     /// The longest that an exchange may stay open, in ns. Long, since a download
     /// or an event stream lives for hours; only a lost record leaves one behind.
     pub(crate) exchange_age_ns: u64,
@@ -40,7 +40,7 @@ impl Default for OpenLimits {
     fn default() -> Self {
         Self {
             exchanges: 65_536,
-            text: 16 << 20,
+            kept: 16 << 20,
             exchange_age_ns: 3600 * 1_000_000_000,
             fragments: 1_024,
             fragment_age_ns: 60 * 1_000_000_000,
@@ -58,6 +58,15 @@ pub(crate) struct OpenExchange {
     pub(crate) opened: ExchangeOpened,
     /// What was asked.
     pub(crate) request: RequestHead,
+    /// What may be the parent, if that is not known for certain, and these are all.
+    pub(crate) candidates: Box<[Candidate]>,
+}
+
+impl OpenExchange {
+    /// Bytes that it keeps beside its fixed size.
+    fn kept(&self) -> usize {
+        self.request.text.len() + size_of_val(&*self.candidates)
+    }
 }
 
 #[derive(Debug)]
@@ -71,8 +80,8 @@ struct PartialHead {
 pub(crate) struct OpenExchanges {
     exchanges: FxHashMap<ExchangeKey, OpenExchange>,
     heads: FxHashMap<ExchangeKey, PartialHead>,
-    /// Bytes of text in `exchanges`.
-    text: usize,
+    /// Bytes that `exchanges` keep beside their fixed size.
+    kept: usize,
     limits: OpenLimits,
     swept_ns: u64,
 }
@@ -81,7 +90,7 @@ impl OpenExchanges {
     /// Empty tables.
     pub(crate) fn new(limits: OpenLimits) -> Self {
         let (exchanges, heads) = (FxHashMap::default(), FxHashMap::default());
-        Self { exchanges, heads, text: 0, limits, swept_ns: 0 }
+        Self { exchanges, heads, kept: 0, limits, swept_ns: 0 }
     }
 
     /// Keeps a piece of a long head until the exchange is opened.
@@ -137,24 +146,40 @@ impl OpenExchanges {
         now_ns: u64,
         metrics: &Metrics,
     ) {
-        let text = exchange.request.text.len();
-        if self.is_full(text) {
+        let kept = exchange.kept();
+        if self.is_full(kept) {
             self.sweep(now_ns, metrics);
-            if self.is_full(text) {
+            if self.is_full(kept) {
                 metrics.increment(Metric::DropPendingFull);
                 return;
             }
         }
-        self.text += text;
+        self.kept += kept;
         if let Some(before) = self.exchanges.insert(key, exchange) {
-            self.text -= before.request.text.len();
+            self.kept -= before.kept();
             metrics.increment(Metric::DropReopened);
         }
     }
 
-    /// Whether one more exchange with so much text is too much.
-    fn is_full(&self, text: usize) -> bool {
-        self.exchanges.len() >= self.limits.exchanges || self.text + text > self.limits.text
+    /// Keeps what may be the parent of an exchange that is open.
+    pub(crate) fn add_candidates(&mut self, record: &ExchangeCandidates, metrics: &Metrics) {
+        let key = ExchangeKey { connection: record.connection, sequence: record.sequence };
+        let found = record.candidates.iter().filter(|one| one.span_id != 0).copied();
+        let candidates: Box<[Candidate]> = found.collect();
+        let more = size_of_val(&*candidates);
+        let has_room = self.kept + more <= self.limits.kept;
+        match self.exchanges.get_mut(&key) {
+            Some(exchange) if has_room && exchange.candidates.is_empty() => {
+                self.kept += more;
+                exchange.candidates = candidates;
+            }
+            _ => metrics.increment(Metric::DropCandidates),
+        }
+    }
+
+    /// Whether one more exchange that keeps so much is too much.
+    fn is_full(&self, kept: usize) -> bool {
+        self.exchanges.len() >= self.limits.exchanges || self.kept + kept > self.limits.kept
     }
 
     /// Takes an exchange that is closed, if it is the one with this span.
@@ -162,7 +187,7 @@ impl OpenExchanges {
         match self.exchanges.entry(key) {
             Entry::Occupied(entry) if entry.get().opened.span_id == span_id => {
                 let exchange = entry.remove();
-                self.text -= exchange.request.text.len();
+                self.kept -= exchange.kept();
                 Some(exchange)
             }
             _ => None,
@@ -183,7 +208,7 @@ impl OpenExchanges {
         let oldest = now_ns.saturating_sub(self.limits.exchange_age_ns);
         let expired = self.exchanges.extract_if(|_, exchange| exchange.opened.started_ns < oldest);
         for (_, exchange) in expired {
-            self.text -= exchange.request.text.len();
+            self.kept -= exchange.kept();
             metrics.increment(Metric::DropExpired);
         }
 
@@ -219,6 +244,7 @@ mod tests {
         OpenExchange {
             opened: ExchangeOpened { started_ns, ..ExchangeOpened::default() },
             request: crate::assemble::parse_head(b"GET / HTTP/1.1\r\n\r\n", false),
+            candidates: Box::default(),
         }
     }
 
@@ -260,7 +286,7 @@ mod tests {
     fn open_exchanges_keep_no_more_text_than_they_may() {
         let metrics = Metrics::default();
         let text = exchange(1).request.text.len();
-        let mut open = OpenExchanges::new(OpenLimits { text: 2 * text, ..OpenLimits::default() });
+        let mut open = OpenExchanges::new(OpenLimits { kept: 2 * text, ..OpenLimits::default() });
         let key = |connection| ExchangeKey { connection, sequence: 0 };
         for connection in 0..3 {
             open.insert(key(connection), exchange(1), 1, &metrics);
@@ -276,6 +302,30 @@ mod tests {
         open.insert(key(4), exchange(late), late, &metrics);
         open.insert(key(5), exchange(late), late, &metrics);
         assert_eq!((open.len(), metrics.get(Metric::DropPendingFull)), (2, 2));
+    }
+
+    #[test]
+    fn candidates_are_kept_within_the_bound_and_with_their_exchange() {
+        let metrics = Metrics::default();
+        let text = exchange(1).request.text.len();
+        let room = text + 3 * size_of::<Candidate>();
+        let mut open = OpenExchanges::new(OpenLimits { kept: room, ..OpenLimits::default() });
+        let mut record = ExchangeCandidates { connection: 7, sequence: 1, ..Default::default() };
+        record.candidates[1].span_id = 5;
+        record.candidates[6].span_id = 6;
+        open.add_candidates(&record, &metrics);
+        assert_eq!(metrics.get(Metric::DropCandidates), 1, "of no exchange");
+        open.insert(KEY, exchange(1), 1, &metrics);
+        open.add_candidates(&record, &metrics);
+        let taken = open.take(KEY, 0).map(|exchange| exchange.candidates).unwrap_or_default();
+        let ids: Vec<u64> = taken.iter().map(|candidate| candidate.span_id).collect();
+        assert_eq!(ids, [5, 6]);
+        // What they took is free again; four are too many.
+        open.insert(KEY, exchange(1), 1, &metrics);
+        record.candidates[0].span_id = 7;
+        record.candidates[2].span_id = 8;
+        open.add_candidates(&record, &metrics);
+        assert_eq!(metrics.get(Metric::DropCandidates), 2);
     }
 
     #[test]

@@ -10,8 +10,9 @@ use crate::resolve::{Resource, ResourceValue};
 use crate::span::{Span, SpanError, SpanKind};
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use tracewire_common::context::FLAG_SAMPLED;
+use tracewire_common::context::{FLAG_SAMPLED, TraceContext};
 use tracewire_common::outcome::{Correlation, EndReason, Outcome};
+use tracewire_common::records::Candidate;
 
 /// The instrumentation scope of every span.
 const SCOPE_NAME: &str = "tracewire";
@@ -29,6 +30,7 @@ const WIRE_FIXED32: u32 = 5;
 #[derive(Debug, Default)]
 pub(crate) struct SpanEncoder {
     body: Vec<u8>,
+    link: Vec<u8>,
     text: String,
 }
 
@@ -57,6 +59,9 @@ impl SpanEncoder {
         put_fixed64(out, 7, span.start_unix_ns);
         put_fixed64(out, 8, span.end_unix_ns);
         self.attributes(span);
+        for candidate in &span.candidates {
+            self.link(candidate);
+        }
         let out = &mut self.body;
         if span.error().is_some() {
             // Status { code: STATUS_CODE_ERROR }; the reason is in the attributes.
@@ -70,8 +75,24 @@ impl SpanEncoder {
         out.extend_from_slice(&flags.to_le_bytes());
     }
 
+    /// A `Span.Link` to what may be the parent.
+    fn link(&mut self, candidate: &Candidate) {
+        let context = TraceContext {
+            trace_id_hi: candidate.trace_id_hi,
+            trace_id_lo: candidate.trace_id_lo,
+            ..TraceContext::default()
+        };
+        self.link.clear();
+        put_bytes(&mut self.link, 1, &context.trace_id());
+        put_bytes(&mut self.link, 2, &candidate.span_id.to_be_bytes());
+        Attributes { out: &mut self.link, field: 4 }.text("tracewire.link", "candidate");
+        put_tag(&mut self.link, 6, WIRE_FIXED32);
+        self.link.extend_from_slice(&FLAG_HAS_IS_REMOTE.to_le_bytes());
+        put_bytes(&mut self.body, 13, &self.link);
+    }
+
     fn attributes(&mut self, span: &Span) {
-        let Self { body, text } = self;
+        let Self { body, text, .. } = self;
         let mut out = Attributes { out: body, field: 9 };
         let request = &span.request;
 

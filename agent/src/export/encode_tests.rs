@@ -206,3 +206,20 @@ fn lengths_of_numbers_are_right_at_every_edge() {
         }
     }
 }
+
+#[test]
+fn what_may_be_the_parent_is_linked_and_said_to_be_no_more_than_that() {
+    let candidate = |span_id| Candidate { trace_id_hi: 0x0102 << 48, trace_id_lo: 0x0304, span_id };
+    let mut span = span(SpanKind::Client, "GET / HTTP/1.1\r\n\r\n");
+    span.correlation = Correlation::Ambiguous;
+    span.candidates = [candidate(5), candidate(6)].into();
+    let proto = decode(&span);
+    assert!(proto.parent_span_id.is_empty());
+    assert_eq!(proto.links.len(), 2);
+    for (link, id) in proto.links.iter().zip([5u64, 6]) {
+        assert_eq!(link.trace_id, [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 4]);
+        assert_eq!(link.span_id, id.to_be_bytes());
+        assert_eq!(link.flags, 0x100);
+        expect(&texts(&link.attributes), &[("tracewire.link", "candidate")]);
+    }
+}

@@ -88,6 +88,7 @@ mod tests {
             trace_id: "t".to_owned(),
             span_id: id.to_owned(),
             parent: parent.to_owned(),
+            links: Vec::new(),
             kind,
             name: "GET".to_owned(),
             attributes: [("url.path".to_owned(), path.to_owned())].into(),
