@@ -3,17 +3,18 @@
 use crate::bodies;
 use proptest::prelude::*;
 use tracewire_common::records::{
-    ConnectionEvent, DecodeError, ExchangeClosed, ExchangeOpened, HeadFragment,
-    KIND_CONNECTION_OPAQUE, KIND_EXCHANGE_CLOSED, KIND_EXCHANGE_OPENED, KIND_HEAD_FRAGMENT,
-    KIND_PROCESS_EXEC, KIND_PROCESS_EXIT, KIND_PROCESS_FORK, ProcessEvent, ProcessExec,
-    RECORD_VERSION, Record, RecordHeader, decode,
+    ConnectionEvent, DecodeError, ExchangeCandidates, ExchangeClosed, ExchangeOpened, HeadFragment,
+    KIND_CONNECTION_OPAQUE, KIND_EXCHANGE_CANDIDATES, KIND_EXCHANGE_CLOSED, KIND_EXCHANGE_OPENED,
+    KIND_HEAD_FRAGMENT, KIND_PROCESS_EXEC, KIND_PROCESS_EXIT, KIND_PROCESS_FORK, ProcessEvent,
+    ProcessExec, RECORD_VERSION, Record, RecordHeader, decode,
 };
 
 /// Every kind, with the size of its fixed part and whether data follows.
-const KINDS: [(u16, usize, bool); 7] = [
+const KINDS: [(u16, usize, bool); 8] = [
     (KIND_HEAD_FRAGMENT, size_of::<HeadFragment>(), true),
     (KIND_EXCHANGE_OPENED, size_of::<ExchangeOpened>(), true),
     (KIND_EXCHANGE_CLOSED, size_of::<ExchangeClosed>(), false),
+    (KIND_EXCHANGE_CANDIDATES, size_of::<ExchangeCandidates>(), false),
     (KIND_PROCESS_EXEC, size_of::<ProcessExec>(), true),
     (KIND_PROCESS_FORK, size_of::<ProcessEvent>(), false),
     (KIND_PROCESS_EXIT, size_of::<ProcessEvent>(), false),
@@ -121,7 +122,7 @@ fn other_versions_are_refused_before_anything_else_is_read() {
 
 #[test]
 fn unknown_kinds_are_refused() {
-    for kind in [0, 8, u16::MAX] {
+    for kind in [0, 9, u16::MAX] {
         assert_eq!(decode(&header(kind, RECORD_VERSION, 0)), Err(DecodeError::Kind(kind)));
     }
 }
