@@ -152,6 +152,8 @@ pub const ACTIVITY_SCATTERED: u8 = 4;
 pub const RECEIVER_ANSWERS: u32 = u32::MAX;
 /// In [`Connection::awaited_for`]: for one of several activities.
 pub const UNKNOWN_ACTIVITY: u64 = u64::MAX;
+/// In [`Connection::awaited_for`]: likewise, but not counted among those that wait.
+pub const UNKNOWN_UNCOUNTED: u64 = u64::MAX - 1;
 /// Things that a task which works on several requests can have to do at once, and be told apart.
 pub const PENDING: usize = 3;
 

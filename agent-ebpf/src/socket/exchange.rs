@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use tracewire_common::config::{HEAD_CAPTURE, PIPELINE_DEPTH};
 use tracewire_common::connection::{
     ACTIVITY_OWN_TRACING, CONN_DISTRUSTED, Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD,
-    EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED, Exchange, UNKNOWN_ACTIVITY,
+    EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED, Exchange, UNKNOWN_UNCOUNTED,
 };
 use tracewire_common::context::{FLAG_SAMPLED, TraceContext, is_sampled_at};
 use tracewire_common::counter::Counter;
@@ -197,7 +197,7 @@ pub(crate) fn origin_of_request(drive: &Drive) -> Origin {
     // SAFETY: the claimed buffer.
     let (activity, rule) = unsafe {
         let found: *mut Work = (&raw mut (*drive.scratch).record).cast();
-        if is_first && connection.awaited_for == UNKNOWN_ACTIVITY {
+        if is_first && connection.awaited_for >= UNKNOWN_UNCOUNTED {
             // It was not known when the connection was opened, and is no better known now.
             found.write(Work::AMBIGUOUS);
         } else {

@@ -5,6 +5,7 @@ pub(crate) mod drive;
 pub(crate) mod ending;
 pub(crate) mod exchange;
 pub(crate) mod handover;
+pub(crate) mod opaque;
 pub(crate) mod packets;
 pub(crate) mod receive;
 pub(crate) mod rewrite;

@@ -15,6 +15,7 @@ use tracewire_common::stream::Stream;
 use crate::bounds::{filling, masked};
 use crate::scratch::{claim, release};
 use crate::socket::drive::{self, Drive, Piece, Source};
+use crate::socket::opaque::opaque_sent;
 use crate::socket::{ending, exchange, track};
 use crate::state::{self, EarlyData, EarlyKey, config, count};
 
@@ -57,6 +58,13 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
         }
         let mut connection = state::connection(sk.cast());
         if !connection.is_null() && (*connection).flags & CONN_OPAQUE != 0 {
+            if EGRESS && (*connection).role == Role::Client as u8 {
+                let task = state::task_of_packet();
+                let is_own = (task >> 32) as u32 == (*connection).tgid;
+                if is_own && segment(skb).is_some_and(|segment| segment.payload_len > 0) {
+                    opaque_sent(connection, task);
+                }
+            }
             return;
         }
         let Some(segment) = segment(skb) else { return };

@@ -5,6 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pi
 use tracewire_common::connection::CONN_OPAQUE;
 use tracewire_common::outcome::Role;
 
+use crate::socket::opaque;
 use crate::state;
 use crate::task::work;
 
@@ -18,12 +19,12 @@ pub(crate) fn on_receive(sk: *const c_void) {
     }
     // SAFETY: checked for null; live while the program runs.
     let connection = unsafe { &mut *connection };
-    if connection.flags & CONN_OPAQUE != 0 {
-        return;
-    }
     // SAFETY: no arguments.
     let id = unsafe { bpf_get_current_pid_tgid() };
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    if connection.flags & CONN_OPAQUE != 0 {
+        return opaque::received(connection, tid);
+    }
     if connection.tgid != tgid {
         connection.tgid = tgid;
         // SAFETY: no arguments.

@@ -11,8 +11,8 @@
 //! shows that it goes on with requests at other times as well, and the belief is gone.
 //!
 //! Jobs that no request asks for show when a loop sends while each open request waits for a
-//! response. They are looked for by destination: to where a process sends by itself, requests
-//! find parents less easily for a while.
+//! response. They are looked for by destination: where a process sends by itself more than seldom,
+//! only the first request after each thing that was received is for that.
 
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::cty::c_void;
@@ -39,15 +39,21 @@ const MOST_LOSSES: u8 = 12;
 /// a batch of things and then takes them up makes every count of what waits doubtful.
 const TIDY: u32 = 16;
 
-/// By process and port: how many requests it sent there since one that nothing asked for.
-#[btf_map]
-static UNASKED: LruHashMap<u64, u32, 4096> = LruHashMap::new();
+/// What a process sends to a port, since it sent something there that no request asked for.
+#[repr(C)]
+struct Jobs {
+    sent: u32,
+    unasked: u32,
+}
 
-/// Requests to a destination without a parent, after one that nothing asked for.
-const ABSTENTION: u32 = 64;
-/// Requests to a destination, after such a one, of which only the first since the loop received
-/// something has a parent.
-const CAUTION: u32 = 4096;
+/// By process and port.
+#[btf_map]
+static UNASKED: LruHashMap<u64, Jobs, 4096> = LruHashMap::new();
+
+/// One job in so many requests to a destination makes what is sent there doubtful.
+const JOBS_IN: u32 = 512;
+/// Requests after which older ones count half.
+const REMEMBERED: u32 = 1 << 20;
 
 /// How often the task at work has gone to sleep (`task_struct.nvcsw`).
 #[inline(always)]
@@ -157,12 +163,12 @@ fn forget_if_slept(state: &mut TaskState) {
 pub(crate) fn work_of_turn(state: &mut TaskState, tgid: u32, port: u16) -> Work {
     forget_if_slept(state);
     let destination = (tgid as u64) << 16 | port as u64;
-    let since = since_unasked(destination);
+    let has_jobs = has_jobs(destination);
     let mut rule = Correlation::Turn as u8;
-    let mut activity = if since >= CAUTION { last_of_prompt(state) } else { 0 };
+    let mut activity = if has_jobs { 0 } else { last_of_prompt(state) };
     if activity == 0 {
         rule = state.correlation;
-        activity = only_candidate(state, since);
+        activity = only_candidate(state, has_jobs);
     }
     if activity == 0 {
         doubt(state, destination);
@@ -194,23 +200,37 @@ fn doubt(state: &mut TaskState, destination: u64) {
             state.prompt /= 2;
         }
     } else if state.last != 0 || has_slept {
-        distrust(state);
         if no_request_asks(state) {
-            let _full_is_fine = UNASKED.insert(destination, 0, 0);
+            note_job(destination);
+        } else {
+            distrust(state);
         }
     }
 }
 
-/// Requests that were sent to the destination since one that nothing asked for; this one counts.
+/// Whether the loop sends to the destination by itself more than seldom. What it sends now
+/// counts.
 #[inline(never)]
-fn since_unasked(destination: u64) -> u32 {
-    match UNASKED.get_ptr_mut(&destination) {
-        // SAFETY: map memory. Two tasks at once may count one request for two.
-        Some(since) => unsafe {
-            *since = (*since).saturating_add(1);
-            *since
-        },
-        None => u32::MAX,
+fn has_jobs(destination: u64) -> bool {
+    let Some(jobs) = UNASKED.get_ptr_mut(&destination) else { return false };
+    // SAFETY: map memory. Two tasks at once may count one request for two.
+    let jobs = unsafe { &mut *jobs };
+    jobs.sent = jobs.sent.saturating_add(1);
+    if jobs.sent >= REMEMBERED {
+        jobs.sent /= 2;
+        jobs.unasked /= 2;
+    }
+    jobs.unasked.saturating_mul(JOBS_IN) > jobs.sent
+}
+
+/// The loop sent something to the destination that no request asked for.
+#[inline(never)]
+fn note_job(destination: u64) {
+    if let Some(jobs) = UNASKED.get_ptr_mut(&destination) {
+        // SAFETY: map memory, as above.
+        unsafe { (*jobs).unasked = (*jobs).unasked.saturating_add(1) };
+    } else {
+        let _full_is_fine = UNASKED.insert(destination, Jobs { sent: 1, unasked: 1 }, 0);
     }
 }
 
@@ -222,7 +242,7 @@ fn no_request_asks(state: &TaskState) -> bool {
 
 /// The one thing that the loop can be at; 0 if there are several, or none.
 #[inline(never)]
-fn only_candidate(state: &TaskState, since_unasked: u32) -> u64 {
+fn only_candidate(state: &TaskState, has_jobs: bool) -> u64 {
     let mut found = 0;
     let mut several = state.flags & TASK_AMBIGUOUS != 0;
     let mut place = 0;
@@ -236,11 +256,10 @@ fn only_candidate(state: &TaskState, since_unasked: u32) -> u64 {
     }
     // What was sent since the last event, of which it is not known for what, may have been for
     // the candidate, and what is sent now for the other.
-    let doubtful = state.prompt < TIDY || since_unasked < ABSTENTION;
-    if several || doubtful || state.flags & TASK_SENT_UNKNOWN != 0 {
+    if several || state.prompt < TIDY || state.flags & TASK_SENT_UNKNOWN != 0 {
         return 0;
     }
-    if found == 0 && since_unasked >= CAUTION {
+    if found == 0 && !has_jobs {
         // Nothing new since it took up the last.
         found = state.activity;
     }

@@ -7,6 +7,7 @@
 
 use tracewire_common::connection::{
     Connection, TASK_BORN, TASK_HAS_POOLS, TASK_MULTIPLEXES, TASK_SENT_UNKNOWN, UNKNOWN_ACTIVITY,
+    UNKNOWN_UNCOUNTED,
 };
 use tracewire_common::outcome::Correlation;
 
@@ -37,8 +38,8 @@ pub(crate) fn received(tgid: u32, tid: u32, activity: u64) {
         if is_first {
             candidates::add(tid, activity);
         }
-        // More of a request that has led to something is nothing new.
-        if is_first || state.activity != activity {
+        // More of what was received last is nothing new.
+        if is_first || state.last != activity {
             event_loop::take_up(state, activity);
         }
     } else {
@@ -96,11 +97,13 @@ pub(crate) unsafe extern "C" fn await_on(
         connection.awaited_for = activity;
     } else if rule == Correlation::Ambiguous as u32
         && let Some(state) = state::task(tid)
-        && state.flags & TASK_SENT_UNKNOWN == 0
     {
-        state.flags |= TASK_SENT_UNKNOWN;
-        state.waiting = state.waiting.wrapping_add(1);
-        connection.awaited_for = UNKNOWN_ACTIVITY;
+        connection.awaited_for = UNKNOWN_UNCOUNTED;
+        if state.flags & TASK_SENT_UNKNOWN == 0 {
+            state.flags |= TASK_SENT_UNKNOWN;
+            state.waiting = state.waiting.wrapping_add(1);
+            connection.awaited_for = UNKNOWN_ACTIVITY;
+        }
     }
     0
 }
@@ -114,7 +117,7 @@ pub(crate) fn stop_waiting(connection: &mut Connection, tid: u32) {
         if let Some(state) = state::task(tid) {
             state.waiting = state.waiting.saturating_sub(1);
         }
-    } else if awaited_for != 0 {
+    } else if awaited_for != 0 && awaited_for != UNKNOWN_UNCOUNTED {
         activities::end_waiting(awaited_for);
     }
 }
