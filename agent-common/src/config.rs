@@ -1,5 +1,6 @@
 //! Settings that userspace hands to the programs before they are loaded.
 
+use crate::golang::GoOffsets;
 use crate::outcome::Correlation;
 
 /// Bytes of a head that are looked at in one piece; also the most that one record carries.
@@ -75,6 +76,8 @@ pub struct KernelConfig {
     pub activity_mask: u32,
     /// Rules that find no parent: for each [`crate::outcome::Correlation`] the bit of that number.
     pub rules_off: u32,
+    /// What leads to goroutines and to their sockets; all 0 where they are not looked for.
+    pub go: GoOffsets,
 }
 
 impl KernelConfig {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod connection;
 pub mod context;
 pub mod counter;
+pub mod golang;
 pub mod outcome;
 pub mod parse;
 pub mod records;

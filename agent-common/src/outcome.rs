@@ -74,6 +74,8 @@ wire_enum! {
         /// The task is an event loop, and did so far at once what it had to do about each thing
         /// that it received: the parent is what it received last.
         Turn = 9 => "turn",
+        /// The goroutine that made the call received the parent's request.
+        Goroutine = 11 => "goroutine",
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `read_egress`, `read_ingress` | `cgroup_skb` | reads messages off the packets and times them |
 //! | `associate_receiver` | tracepoint `sock_recv_length` or `tcp_rcv_space_adjust` | learns which task works on which exchange |
 //! | `inherit_activity`, `note_exec`, `forget_task` | tracepoints `sched_process_*` | birth, new program and end of tasks |
+//! | `note_go_call`, `note_go_birth` | uprobes in Go programs | calls of the HTTP client; births of goroutines |
 
 #![no_std]
 #![no_main]
@@ -18,6 +19,7 @@
 mod activities;
 mod bounds;
 mod emit;
+mod golang;
 mod scratch;
 mod socket;
 mod state;
@@ -25,10 +27,11 @@ mod task;
 
 use aya_ebpf::macros::{
     btf_tracepoint, cgroup_skb, cgroup_sock_addr, raw_tracepoint, sk_msg, sock_ops, stream_verdict,
+    uprobe,
 };
 use aya_ebpf::programs::{
-    BtfTracePointContext, RawTracePointContext, SkBuffContext, SkMsgContext, SockAddrContext,
-    SockOpsContext,
+    BtfTracePointContext, ProbeContext, RawTracePointContext, SkBuffContext, SkMsgContext,
+    SockAddrContext, SockOpsContext,
 };
 
 /// `sock_ops` programs answer 1: the return value of no callback used here matters.
@@ -118,6 +121,18 @@ fn note_exec(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn forget_task(_ctx: RawTracePointContext) -> i32 {
     task::birth::on_exit();
+    0
+}
+
+#[uprobe]
+fn note_go_call(ctx: ProbeContext) -> u32 {
+    golang::on_call(&ctx);
+    0
+}
+
+#[uprobe]
+fn note_go_birth(ctx: ProbeContext) -> u32 {
+    golang::on_birth(&ctx);
     0
 }
 

@@ -17,6 +17,7 @@ use tracewire_common::connection::{Connection, PENDING, TaskState};
 use tracewire_common::counter::{COUNTERS, Counter, OUTCOME_BASE};
 use tracewire_common::outcome::Correlation;
 
+use crate::golang::goroutine;
 use crate::task::birth::read_u32;
 
 /// Whether packet programs may ask for the task at work by `bpf_get_current_pid_tgid`: not
@@ -307,6 +308,7 @@ pub(crate) fn inherit_verdict(parent: u32, child: u32) {
 #[inline(always)]
 pub(crate) fn forget_process(tgid: u32) {
     let _was_never_there = PROCESSES.remove(tgid);
+    goroutine::forget(tgid);
 }
 
 /// Whether the rules leave connections with this service port alone.

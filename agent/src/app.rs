@@ -91,6 +91,8 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
             kernel.set_verdict(pid, executables.include(path.as_deref()));
         }
     }
+    // Before their traffic is looked at with threads in mind.
+    crate::reading::sweep(&mut kernel, &executables);
     let requests =
         Arc::new(Requests { stop: AtomicBool::new(false), report: AtomicBool::new(false) });
     let adopted = crate::reading::adopt(

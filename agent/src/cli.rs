@@ -50,6 +50,9 @@ pub(crate) enum Rule {
     Local,
     /// The task is a prompt event loop, and received something of the parent's last.
     Turn,
+    /// The goroutine that makes the call received the parent's request. Without it, Go programs
+    /// are looked at by their threads.
+    Goroutine,
 }
 
 impl From<Rule> for Correlation {
@@ -61,6 +64,7 @@ impl From<Rule> for Correlation {
             Rule::Birth => Self::Birth,
             Rule::Local => Self::Local,
             Rule::Turn => Self::Turn,
+            Rule::Goroutine => Self::Goroutine,
         }
     }
 }

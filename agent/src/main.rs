@@ -11,6 +11,7 @@ mod export;
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "it is public where the fuzz targets are built of it")]
 mod fuzzing;
+mod golang;
 mod kernel;
 mod logging;
 mod metrics;

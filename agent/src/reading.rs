@@ -28,6 +28,10 @@ const ADOPTION: Duration = Duration::from_millis(500);
 const ADOPTION_REST: u32 = 10;
 /// How many times: what is never idle in a minute stays without headers.
 const ADOPTIONS: u32 = 120;
+/// How often it is looked for processes that were not seen to start or to end.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How often births of goroutines are counted.
+const COUNTING: Duration = Duration::from_secs(1);
 /// What other threads ask of the reader.
 #[derive(Debug)]
 pub(crate) struct Requests {
@@ -80,6 +84,8 @@ impl Reader {
     ) -> (HashMap<&'static str, u64>, Vec<ProgramRuns>) {
         let mut next_report = Instant::now() + REPORT;
         let mut next_adoption = Instant::now() + ADOPTION;
+        let mut next_sweep = Instant::now() + SWEEP;
+        let mut next_counting = Instant::now() + COUNTING;
         let mut adoptions_left = ADOPTIONS;
         while !requests.stop.load(Ordering::Relaxed) {
             self.records.wait(PATIENCE);
@@ -101,6 +107,14 @@ impl Reader {
                 let adopted = self.adopt(&requests.stop);
                 next_adoption = Instant::now() + ADOPTION.max(ADOPTION_REST * started.elapsed());
                 self.postponed = if adoptions_left > 0 { adopted.postponed } else { 0 };
+            }
+            if Instant::now() >= next_counting {
+                self.kernel.count_births();
+                next_counting = Instant::now() + COUNTING;
+            }
+            if Instant::now() >= next_sweep {
+                sweep(&mut self.kernel, &self.executables);
+                next_sweep = Instant::now() + SWEEP;
             }
             if Instant::now() >= next_report {
                 next_report += REPORT;
@@ -155,6 +169,8 @@ enum Wish {
     Release(u64),
     /// The process runs a new program.
     Judge(u32),
+    /// The process is gone.
+    Forget(u32),
 }
 
 /// Wishes that are kept until the kernel half is free for them, of each kind. One that is
@@ -165,15 +181,21 @@ const MAX_WISHES: usize = 65_536;
 #[derive(Default)]
 struct Wishes {
     opaque: Vec<u64>,
-    started: Vec<u32>,
+    /// Processes that run a new program, or none any more, in this order.
+    processes: Vec<(u32, bool)>,
 }
 
 impl Wishes {
     fn add(&mut self, wish: Wish) {
         match wish {
             Wish::Release(cookie) if self.opaque.len() < MAX_WISHES => self.opaque.push(cookie),
-            Wish::Judge(pid) if self.started.len() < MAX_WISHES => self.started.push(pid),
-            Wish::Release(_) | Wish::Judge(_) => {}
+            Wish::Judge(pid) if self.processes.len() < MAX_WISHES => {
+                self.processes.push((pid, true));
+            }
+            Wish::Forget(pid) if self.processes.len() < MAX_WISHES => {
+                self.processes.push((pid, false));
+            }
+            Wish::Release(_) | Wish::Judge(_) | Wish::Forget(_) => {}
         }
     }
 
@@ -181,14 +203,21 @@ impl Wishes {
         for cookie in self.opaque {
             kernel.release(cookie);
         }
-        if !executables.are_listed() {
-            return;
-        }
-        for pid in self.started {
-            // A process that is gone by now keeps no verdict: nothing of it is touched.
-            if let Some(path) = executable_of(pid) {
-                kernel.set_verdict(pid, executables.include(Some(&path)));
+        for (pid, is_running) in self.processes {
+            if !is_running {
+                kernel.process_ended(pid);
+                continue;
             }
+            if executables.are_listed() {
+                // A process that is gone by now keeps no verdict: nothing of it is touched.
+                let Some(path) = executable_of(pid) else { continue };
+                let is_included = executables.include(Some(&path));
+                kernel.set_verdict(pid, is_included);
+                if !is_included {
+                    continue;
+                }
+            }
+            kernel.process_started(pid);
         }
     }
 }
@@ -209,6 +238,7 @@ fn on_bytes(bytes: &[u8], assembler: &mut Assembler, metrics: &Metrics) -> Optio
             match record {
                 Record::ConnectionOpaque(event) => Some(Wish::Release(event.connection)),
                 Record::ProcessExec(exec, ..) => Some(Wish::Judge(exec.tgid)),
+                Record::ProcessExit(event) => Some(Wish::Forget(event.tgid)),
                 _ => None,
             }
         }
@@ -231,9 +261,7 @@ pub(crate) fn adopt(
     stop: &AtomicBool,
 ) -> Adopted {
     let mut wishes = Wishes::default();
-    let is_excluded =
-        |pid| executables.are_listed() && !executables.include(executable_of(pid).as_deref());
-    let adopted = kernel.adopt(std::process::id(), is_excluded, &mut || {
+    let adopted = kernel.adopt(std::process::id(), is_excluded(executables), &mut || {
         take(records, assembler, metrics, &mut wishes);
         assembler.tick();
         if stop.load(Ordering::Relaxed) {
@@ -244,6 +272,16 @@ pub(crate) fn adopt(
     });
     wishes.grant(kernel, executables);
     adopted
+}
+
+/// Looks for processes that were not seen to start or to end.
+pub(crate) fn sweep(kernel: &mut Kernel, executables: &Executables) {
+    kernel.sweep_processes(is_excluded(executables));
+}
+
+/// Whether a process is left alone.
+fn is_excluded(executables: &Executables) -> impl Fn(u32) -> bool + '_ {
+    |pid| executables.are_listed() && !executables.include(executable_of(pid).as_deref())
 }
 
 /// The path of a process's executable, if it is still there.

@@ -8,6 +8,7 @@ use tracewire_common::connection::CONN_OPAQUE;
 use tracewire_common::counter::Counter;
 
 use crate::activities;
+use crate::golang::goroutine;
 use crate::state::{self, config, count};
 use crate::task::work;
 
@@ -40,6 +41,10 @@ pub(crate) fn on_connect(ctx: &SockAddrContext) {
         (*connection).tgid = tgid;
         (*connection).tid = id as u32;
         (*connection).cgroup_id = bpf_get_current_cgroup_id();
+        if goroutine::process(tgid).is_some() {
+            // Who dials is a goroutine made for that, and what it dials may be another's.
+            return;
+        }
         let port = u16::from_be((*ctx.sock_addr).user_port as u16);
         let found = work::of(id, port);
         let activity = if activities::is_going_on(found.activity) { found.activity } else { 0 };

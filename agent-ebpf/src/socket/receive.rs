@@ -5,6 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pi
 use tracewire_common::connection::CONN_OPAQUE;
 use tracewire_common::outcome::Role;
 
+use crate::golang::goroutine;
 use crate::socket::opaque;
 use crate::state;
 use crate::task::work;
@@ -37,7 +38,10 @@ pub(crate) fn on_receive(sk: *const c_void) {
         }
         let place = connection.place_of(connection.answered);
         if let Some(exchange) = connection.exchanges.get(place) {
-            work::received(tgid, tid, exchange.span_id);
+            match goroutine::process(tgid) {
+                Some(process) => goroutine::received(process, tgid, exchange.span_id),
+                None => work::received(tgid, tid, exchange.span_id),
+            }
         }
     } else if connection.role == Role::Client as u8 {
         if connection.awaited_for != 0 && connection.opened == connection.answered {

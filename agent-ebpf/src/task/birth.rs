@@ -8,6 +8,7 @@ use tracewire_common::records::{KIND_PROCESS_EXIT, KIND_PROCESS_FORK, ProcessEve
 
 use crate::activities;
 use crate::emit;
+use crate::golang::goroutine;
 use crate::state::{self, config, forget_process, forget_task, inherit_verdict};
 use crate::task::exec::is_in_scope;
 use crate::task::{scattered, work};
@@ -35,12 +36,16 @@ pub(crate) fn on_fork(child: *const c_void) {
     let parent = unsafe { bpf_get_current_pid_tgid() };
     let (parent_tgid, parent_tid) = ((parent >> 32) as u32, parent as u32);
     let child_tgid = read_u32(child, config.off_task_tgid);
-    if state::task(parent_tid).is_some() {
-        let activity = work::of(parent, 0).activity;
-        if activities::is_going_on(activity) {
-            let tid = read_u32(child, config.off_task_pid);
-            work::born(tid, activity, parent_tgid, child_tgid == parent_tgid);
-        }
+    let activity = match goroutine::process(parent_tgid) {
+        // Threads of Go are the scheduler's, and nobody's.
+        Some(_) if child_tgid == parent_tgid => 0,
+        Some(process) => goroutine::received_by(process, parent_tgid),
+        None if state::task(parent_tid).is_some() => work::of(parent, 0).activity,
+        None => 0,
+    };
+    if activities::is_going_on(activity) {
+        let tid = read_u32(child, config.off_task_pid);
+        work::born(tid, activity, parent_tgid, child_tgid == parent_tgid);
     }
     if child_tgid == parent_tgid || !is_in_scope(config) {
         return;

@@ -41,8 +41,9 @@ pub(crate) fn is_in_scope(config: &KernelConfig) -> bool {
     id == config.scope_cgroup
 }
 
+/// Reads a word of a kernel struct; 0 if it cannot be read.
 #[inline(always)]
-fn read_u64(base: *const c_void, offset: u32) -> u64 {
+pub(crate) fn read_u64(base: *const c_void, offset: u32) -> u64 {
     let mut value = 0u64;
     // SAFETY: the helper checks the address; the destination is a local.
     unsafe {

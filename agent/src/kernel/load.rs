@@ -14,11 +14,13 @@ use tracewire_common::config::{
 use tracewire_common::connection::Connection;
 use tracewire_common::context::sampling_threshold;
 use tracewire_common::counter::{Counter, OUTCOME_BASE};
+use tracewire_common::golang::{GoOffsets, GoProcess};
 use tracewire_common::outcome::{Correlation, Outcome};
 
 use super::adopt;
 use super::btf::KernelTypes;
 use super::enrolment::{self, Readability};
+use super::goroutines::Goroutines;
 use super::messages::Messages;
 use super::ports::PortRules;
 use super::programs;
@@ -85,6 +87,8 @@ pub(super) struct Shared<T>(pub(super) T);
 
 // SAFETY: `repr(C)`, integers only, explicit padding (agent-common/src/config.rs).
 unsafe impl Pod for Shared<KernelConfig> {}
+// SAFETY: as above (agent-common/src/golang.rs).
+unsafe impl Pod for Shared<GoProcess> {}
 // SAFETY: as above (agent-common/src/connection.rs).
 unsafe impl Pod for Shared<Connection> {}
 
@@ -103,6 +107,8 @@ pub(crate) struct Kernel {
     sockets_may_leave: bool,
     /// The cookies of sockets older than this agent that are in the map.
     inherited: HashSet<u64>,
+    /// `None` if goroutines are not looked at.
+    goroutines: Option<Goroutines>,
     messages: Messages,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
     stages: ProgramArray<MapData>,
@@ -150,6 +156,12 @@ impl Kernel {
 
         set_ports(&mut ebpf, settings)?;
 
+        let goroutines = (!settings.rules_off.contains(&Correlation::Goroutine))
+            .then(|| {
+                let births = !settings.rules_off.contains(&Correlation::Birth);
+                Goroutines::new(&mut ebpf, programs::object(), births)
+            })
+            .transpose()?;
         let quiet = Quiet::new();
         let receive = programs::load_all(&mut ebpf, settings.propagation != Propagation::Never)?;
         drop(quiet);
@@ -218,6 +230,7 @@ impl Kernel {
             propagating,
             sockets_may_leave,
             inherited: pinned.and(predecessor).map(|p| p.sockets).unwrap_or_default(),
+            goroutines,
             messages,
             stages,
             _timing: timing,
@@ -260,6 +273,35 @@ impl Kernel {
         }
     }
 
+    /// A process runs a new program.
+    pub(crate) fn process_started(&mut self, pid: u32) {
+        if let Some(goroutines) = &mut self.goroutines {
+            goroutines.started(pid);
+        }
+    }
+
+    /// A process is gone.
+    pub(crate) fn process_ended(&mut self, pid: u32) {
+        if let Some(goroutines) = &mut self.goroutines {
+            goroutines.ended(pid);
+        }
+    }
+
+    /// Looks for processes in scope that were not seen to start or to end.
+    pub(crate) fn sweep_processes(&mut self, is_excluded: impl Fn(u32) -> bool) {
+        if let Some(goroutines) = &mut self.goroutines {
+            goroutines.sweep(&self.scope, is_excluded);
+        }
+    }
+
+    /// Leaves those processes alone with births of goroutines that have very many. To be called
+    /// about once a second.
+    pub(crate) fn count_births(&mut self) {
+        if let Some(goroutines) = &mut self.goroutines {
+            goroutines.count_births();
+        }
+    }
+
     /// Logs what the kernel half has to say.
     pub(crate) fn log_messages(&mut self) {
         self.messages.log();
@@ -280,7 +322,10 @@ impl Kernel {
 
     /// What the programs did, if that is counted.
     pub(crate) fn program_runs(&self) -> Vec<ProgramRuns> {
-        stats::runs(&self.ebpf, programs::names())
+        let mut runs = stats::runs(&self.ebpf, programs::names());
+        let probes = self.goroutines.iter().flat_map(Goroutines::programs);
+        runs.extend(probes.filter_map(|(name, program)| stats::runs_of(name, program)));
+        runs
     }
 
     /// Whether this kernel lets nobody ask for a map's entries without `CAP_BPF`: those
@@ -294,13 +339,13 @@ impl Kernel {
     /// counters and runs: nothing is counted, and no record written, after them.
     pub(crate) fn detach(self) -> (StdHashMap<&'static str, u64>, Vec<ProgramRuns>) {
         let runs = self.program_runs();
-        let Self { ebpf, counts, mut stages, .. } = self;
+        let Self { ebpf, counts, mut stages, goroutines, .. } = self;
         if self.propagating
             && let Err(error) = stages.clear_index(&0)
         {
             tracing::debug!(%error, "the rewriting program goes with its map");
         }
-        drop((stages, ebpf));
+        drop((stages, goroutines, ebpf));
         await_running_programs();
         (read_counters(&counts), runs)
     }
@@ -398,6 +443,27 @@ fn kernel_config(
         off_binprm_interp: offset("linux_binprm", "interp")?,
         activity_mask: activity_slots(settings) - 1,
         rules_off: settings.rules_off.iter().fold(0, |bits, rule| bits | rule.bit()),
+        go: go_offsets(&types)?,
+    })
+}
+
+/// What leads to goroutines: all zero on machines where that way is not known.
+fn go_offsets(types: &KernelTypes) -> Result<GoOffsets> {
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(GoOffsets::default());
+    }
+    let thread = types.offset("task_struct", "thread")?;
+    Ok(GoOffsets {
+        task_fsbase: thread + types.offset("thread_struct", "fsbase")?,
+        task_files: types.offset("task_struct", "files")?,
+        files_fdt: types.offset("files_struct", "fdt")?,
+        fdt_max_fds: types.offset("fdtable", "max_fds")?,
+        fdt_fd: types.offset("fdtable", "fd")?,
+        file_private_data: types.offset("file", "private_data")?,
+        socket_file: types.offset("socket", "file")?,
+        socket_sk: types.offset("socket", "sk")?,
+        sock_cookie: types.offset("sock_common", "skc_cookie")?,
+        pad: 0,
     })
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod blocked;
 pub(crate) mod btf;
 mod enrolment;
 mod fionread;
+mod goroutines;
 mod load;
 mod messages;
 mod ports;
@@ -16,6 +17,7 @@ mod requirements;
 mod scope;
 mod stats;
 mod takeover;
+mod uprobes;
 
 pub(crate) use adopt::Adopted;
 pub(crate) use enrolment::Readability;

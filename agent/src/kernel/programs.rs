@@ -6,6 +6,7 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::enrolment::{self, Readability};
+use super::goroutines;
 use super::requirements::release;
 use super::scope::Scope;
 use super::stats;
@@ -38,11 +39,16 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("rewrite_request", "stay with enrolled sockets"),
     ("rewrite_stage", "write the trace context into requests"),
     ("keep_readable", "keep FIONREAD right on enrolled sockets"),
+    (goroutines::CALL, "tell which goroutine makes a call"),
+    (goroutines::BIRTH, "tell for which request a goroutine was made"),
     ("track_connection", "follow connections"),
 ];
 
 /// Programs that only propagation needs.
 const FOR_PROPAGATION: &[&str] = &["rewrite_request", "rewrite_stage", "keep_readable"];
+
+/// Programs that are loaded and attached by themselves, where there are Go programs.
+const FOR_GOROUTINES: &[&str] = &[goroutines::CALL, goroutines::BIRTH];
 
 /// Whether a program could be loaded.
 #[derive(Debug)]
@@ -76,6 +82,7 @@ fn load(ebpf: &mut Ebpf, btf: &Btf, name: &str) -> Result<(), ProgramError> {
         Program::CgroupSkb(p) => p.load(),
         Program::CgroupSockAddr(p) => p.load(),
         Program::RawTracePoint(p) => p.load(),
+        Program::UProbe(p) => p.load(),
         Program::BtfTracePoint(p) => {
             p.load(if name == RECEIVE { "sock_recv_length" } else { "tcp_rcv_space_adjust" }, btf)
         }
@@ -136,7 +143,9 @@ pub(crate) fn try_all() -> Result<Trial> {
             purpose,
             error: load(&mut ebpf, &btf, name).err().map(|e| short(&e)),
             verified: ebpf.program(name).and_then(stats::verified_instructions),
-            optional: FOR_PROPAGATION.contains(&name) || name.starts_with(RECEIVE),
+            optional: FOR_PROPAGATION.contains(&name)
+                || name.starts_with(RECEIVE)
+                || FOR_GOROUTINES.contains(&name),
         })
         .collect();
     let readability = enrolment::sockets(&mut ebpf)
@@ -170,7 +179,10 @@ pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool) -> Result<&'static str>
     let btf = Btf::from_sys_fs().context("cannot read the kernel's type information")?;
     let mut receive = RECEIVE;
     for &(name, purpose) in PROGRAMS {
-        if name == RECEIVE_OLDER || (!propagate && FOR_PROPAGATION.contains(&name)) {
+        if name == RECEIVE_OLDER
+            || FOR_GOROUTINES.contains(&name)
+            || (!propagate && FOR_PROPAGATION.contains(&name))
+        {
             continue;
         }
         let Err(error) = load(ebpf, &btf, name) else { continue };
@@ -191,7 +203,10 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, scope: &Scope, receive: &str) -> Resul
     // A cgroup link is always one of several ("multi"); the mode for links is `Single`.
     let mode = CgroupAttachMode::Single;
     for &(name, purpose) in PROGRAMS {
-        if FOR_PROPAGATION.contains(&name) || (name.starts_with(RECEIVE) && name != receive) {
+        if FOR_PROPAGATION.contains(&name)
+            || (name.starts_with(RECEIVE) && name != receive)
+            || FOR_GOROUTINES.contains(&name)
+        {
             continue;
         }
         let Some(program) = ebpf.program_mut(name) else {

@@ -4,7 +4,7 @@
 //! kernel/bpf/syscall.c). It counts runs only while somebody asks for that, since two
 //! looks at the clock a run cost more than some of the programs do.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -41,24 +41,24 @@ impl Timing {
 
 /// The runs of those of the programs that ran.
 pub(super) fn runs(ebpf: &Ebpf, names: impl Iterator<Item = &'static str>) -> Vec<ProgramRuns> {
-    names
-        .filter_map(|name| {
-            let text = fdinfo(ebpf.program(name)?)?;
-            let runs = field(&text, "run_cnt").filter(|&runs| runs > 0)?;
-            Some(ProgramRuns { name, runs, nanoseconds: field(&text, "run_time_ns")? })
-        })
-        .collect()
+    names.filter_map(|name| runs_of(name, ebpf.program(name)?.fd().ok()?)).collect()
+}
+
+/// The runs of a program, if it ran.
+pub(super) fn runs_of(name: &'static str, program: &impl AsFd) -> Option<ProgramRuns> {
+    let text = fdinfo(program)?;
+    let runs = field(&text, "run_cnt").filter(|&runs| runs > 0)?;
+    Some(ProgramRuns { name, runs, nanoseconds: field(&text, "run_time_ns")? })
 }
 
 /// Instructions that the verifier walked, over all paths, until it took the program
 /// (since 5.16).
 pub(super) fn verified_instructions(program: &Program) -> Option<u64> {
-    field(&fdinfo(program)?, "verified_insns")
+    field(&fdinfo(program.fd().ok()?)?, "verified_insns")
 }
 
-fn fdinfo(program: &Program) -> Option<String> {
-    use std::os::fd::AsFd;
-    let number = program.fd().ok()?.as_fd().as_raw_fd();
+fn fdinfo(program: &impl AsFd) -> Option<String> {
+    let number = program.as_fd().as_raw_fd();
     std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()
 }
 

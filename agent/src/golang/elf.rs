@@ -1,0 +1,145 @@
+//! What is needed of an ELF file: a few sections, its segments, a symbol. The file is somebody
+//! else's, so everything is bounded.
+
+use object::LittleEndian as Le;
+use object::elf::{self, EM_X86_64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
+use object::pod::{self, Pod};
+
+use super::window::Window;
+
+/// Segments, and sections, that are looked at. Go programs have some ten and some forty; those
+/// with C code in them, more.
+const MOST_SEGMENTS: u16 = 64;
+const MOST_SECTIONS: u16 = 1024;
+
+/// Sections longer than this are not looked at, in bytes. The largest Go programs have function
+/// tables of some 100 MiB.
+const LONGEST_SECTION: u64 = 1 << 30;
+
+/// A section in its file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Section {
+    /// Where it starts, in bytes.
+    pub(super) at: u64,
+    /// How long it is, in bytes.
+    pub(super) len: u64,
+    /// The address that the program has it at, before it is moved.
+    pub(super) address: u64,
+    /// Of a table of symbols: the index of the section with their names.
+    link: u32,
+}
+
+/// A file for this machine, of 64 bits.
+pub(super) struct Elf<'a> {
+    pub(super) window: Window<'a>,
+    /// Where the program starts: an address.
+    pub(super) entry: u64,
+    segments: Vec<ProgramHeader64<Le>>,
+    sections: Vec<SectionHeader64<Le>>,
+    names: u16,
+}
+
+fn read<T: Pod + Copy>(window: &mut Window<'_>, at: u64) -> Option<T> {
+    let bytes = window.bytes(at, size_of::<T>())?;
+    Some(*pod::from_bytes::<T>(bytes).ok()?.0)
+}
+
+fn read_all<T: Pod + Copy>(window: &mut Window<'_>, at: u64, count: u16) -> Option<Vec<T>> {
+    (0..u64::from(count))
+        .map(|index| read(window, at.checked_add(index * size_of::<T>() as u64)?))
+        .collect()
+}
+
+impl<'a> Elf<'a> {
+    /// Reads the headers. `None` if it is no such file, or one with too many of anything.
+    pub(super) fn open(mut window: Window<'a>) -> Option<Self> {
+        let header: FileHeader64<Le> = read(&mut window, 0)?;
+        let ident = &header.e_ident;
+        let (segments, sections) = (header.e_phnum.get(Le), header.e_shnum.get(Le));
+        if ident.magic != elf::ELFMAG
+            || ident.class != elf::ELFCLASS64
+            || ident.data != elf::ELFDATA2LSB
+            || header.e_machine.get(Le) != EM_X86_64
+            || segments > MOST_SEGMENTS
+            || sections > MOST_SECTIONS
+        {
+            return None;
+        }
+        let segments = read_all(&mut window, header.e_phoff.get(Le), segments)?;
+        let sections = read_all(&mut window, header.e_shoff.get(Le), sections)?;
+        let (entry, names) = (header.e_entry.get(Le), header.e_shstrndx.get(Le));
+        Some(Self { window, entry, segments, sections, names })
+    }
+
+    fn section_at(&self, index: usize) -> Option<Section> {
+        let header = self.sections.get(index)?;
+        let len = header.sh_size.get(Le);
+        (header.sh_type.get(Le) != elf::SHT_NOBITS && len <= LONGEST_SECTION).then(|| Section {
+            at: header.sh_offset.get(Le),
+            len,
+            address: header.sh_addr.get(Le),
+            link: header.sh_link.get(Le),
+        })
+    }
+
+    /// The section of that name.
+    pub(super) fn section(&mut self, name: &[u8]) -> Option<Section> {
+        let names = self.section_at(usize::from(self.names))?;
+        let mut wanted = name.to_vec();
+        wanted.push(0);
+        let found = (0..self.sections.len()).find(|&index| {
+            let named = self.sections.get(index).map(|one| u64::from(one.sh_name.get(Le)));
+            let at = named.and_then(|offset| names.at.checked_add(offset));
+            at.and_then(|at| self.window.bytes(at, wanted.len())) == Some(&wanted)
+        })?;
+        self.section_at(found)
+    }
+
+    /// Where in the file the instruction at an address is.
+    pub(super) fn offset_of_code(&self, address: u64) -> Option<u64> {
+        self.segments
+            .iter()
+            .filter(|one| one.p_type.get(Le) == elf::PT_LOAD)
+            .filter(|one| one.p_flags.get(Le) & elf::PF_X != 0)
+            .find_map(|one| {
+                let into = address.checked_sub(one.p_vaddr.get(Le))?;
+                (into < one.p_filesz.get(Le)).then(|| one.p_offset.get(Le).checked_add(into))?
+            })
+    }
+
+    /// The thread-local block of the executable: its address, its length and its alignment.
+    pub(super) fn thread_local_block(&self) -> Option<(u64, u64, u64)> {
+        let block = self.segments.iter().find(|one| one.p_type.get(Le) == elf::PT_TLS)?;
+        Some((block.p_vaddr.get(Le), block.p_memsz.get(Le), block.p_align.get(Le)))
+    }
+
+    /// Where in that block the variable of that name is.
+    pub(super) fn thread_local(&mut self, name: &[u8]) -> Option<u64> {
+        self.symbol(name, elf::STT_TLS)
+    }
+
+    /// The address of the function of that name, where symbols were not removed.
+    pub(super) fn function(&mut self, name: &[u8]) -> Option<u64> {
+        self.symbol(name, elf::STT_FUNC)
+    }
+
+    fn symbol(&mut self, name: &[u8], kind: u8) -> Option<u64> {
+        let table = self.section(b".symtab")?;
+        let names = self.section_at(usize::try_from(table.link).ok()?)?;
+        let mut wanted = name.to_vec();
+        wanted.push(0);
+        // Where the name is, which comes after another: the symbols are gone through once.
+        let at = self.window.find(names.at, names.len, &[&[0], wanted.as_slice()].concat())? + 1;
+        let size = size_of::<Sym64<Le>>() as u64;
+        for index in 0..table.len / size {
+            let symbol: Sym64<Le> = read(&mut self.window, table.at.checked_add(index * size)?)?;
+            if u64::from(symbol.st_name.get(Le)) == at
+                && symbol.st_info & 0xf == kind
+                && symbol.st_shndx.get(Le) != elf::SHN_UNDEF
+            {
+                return Some(symbol.st_value.get(Le));
+            }
+        }
+        None
+    }
+}

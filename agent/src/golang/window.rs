@@ -1,0 +1,96 @@
+//! A file that is read piece by piece: executables are large, and others write them, so no more
+//! of one is in memory than a piece.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// The longest piece, in bytes.
+const PIECE: usize = 64 << 10;
+
+/// A piece of a file, which moves over it.
+pub(super) struct Window<'a> {
+    file: &'a File,
+    start: u64,
+    piece: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    /// The longest run of bytes that can be asked for.
+    pub(super) const LONGEST: usize = PIECE;
+
+    /// A window over a file, which may grow or shrink meanwhile.
+    pub(super) fn new(file: &'a File) -> Self {
+        Self { file, start: 0, piece: Vec::new() }
+    }
+
+    /// So many bytes from there on; `None` if the file has them not, cannot be read, or if these
+    /// are more than a piece.
+    pub(super) fn bytes(&mut self, at: u64, len: usize) -> Option<&[u8]> {
+        let upto = self.upto(at, len)?;
+        (upto.len() == len).then_some(upto)
+    }
+
+    /// As [`Window::bytes`], but less at the end of the file.
+    pub(super) fn upto(&mut self, at: u64, len: usize) -> Option<&[u8]> {
+        if len > PIECE {
+            return None;
+        }
+        let held = at.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
+        let from = match held {
+            Some(from) if from.checked_add(len).is_some_and(|end| end <= self.piece.len()) => from,
+            _ => {
+                self.read(at)?;
+                0
+            }
+        };
+        let end = (from + len).min(self.piece.len());
+        self.piece.get(from..end)
+    }
+
+    fn read(&mut self, at: u64) -> Option<()> {
+        self.piece.resize(PIECE, 0);
+        self.start = at;
+        let mut read = 0;
+        while let Some(rest) = self.piece.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, at.checked_add(read as u64)?) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.piece.clear();
+                    return None;
+                }
+            }
+        }
+        self.piece.truncate(read);
+        Some(())
+    }
+
+    /// A little-endian number of four bytes.
+    pub(super) fn u32(&mut self, at: u64) -> Option<u32> {
+        Some(u32::from_le_bytes(self.bytes(at, 4)?.try_into().ok()?))
+    }
+
+    /// A little-endian number of eight bytes.
+    pub(super) fn u64(&mut self, at: u64) -> Option<u64> {
+        Some(u64::from_le_bytes(self.bytes(at, 8)?.try_into().ok()?))
+    }
+
+    /// Where in the `len` bytes from `at` on these bytes are first, as a distance from `at`.
+    pub(super) fn find(&mut self, at: u64, len: u64, wanted: &[u8]) -> Option<u64> {
+        let mut from = 0;
+        while from < len {
+            let room = usize::try_from(len - from).unwrap_or(PIECE).min(PIECE);
+            let piece = self.upto(at.checked_add(from)?, room)?;
+            if piece.len() < wanted.len() {
+                return None;
+            }
+            if let Some(place) = piece.windows(wanted.len()).position(|some| some == wanted) {
+                return Some(from + place as u64);
+            }
+            // What begins at the end of a piece ends in the next.
+            from += (piece.len() - wanted.len() + 1) as u64;
+        }
+        None
+    }
+}

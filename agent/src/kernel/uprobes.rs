@@ -1,0 +1,196 @@
+//! A probe that is put into processes while the agent runs.
+//!
+//! The loader's own way takes `CAP_SYS_ADMIN` for each probe, which the agent has let go of by
+//! then. A link of the kind "uprobe multi" (since 6.6) takes no capability of who holds the
+//! program. The loader does not know that kind, so the program is loaded and attached here.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::mem::size_of_val;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, anyhow, bail};
+use aya::Ebpf;
+use aya::maps::Map;
+use aya_obj::Object;
+
+/// `enum bpf_cmd`, `bpf_prog_type` and `bpf_attach_type` (include/uapi/linux/bpf.h).
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_PROG_TYPE_KPROBE: u32 = 2;
+const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+
+/// What the verifier says, at most, in bytes: where it refuses, the end of it is of interest.
+const LOG: usize = 1 << 20;
+
+/// `union bpf_attr` for `BPF_PROG_LOAD`, as far as it is used; the rest counts as zero.
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// `union bpf_attr` for `BPF_LINK_CREATE` of this kind.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    path: u64,
+    offsets: u64,
+    ref_ctr_offsets: u64,
+    cookies: u64,
+    cnt: u32,
+    multi_flags: u32,
+    pid: u32,
+    pad: u32,
+}
+
+/// A loaded program for entries of functions.
+#[derive(Debug)]
+pub(super) struct Uprobe {
+    program: OwnedFd,
+}
+
+impl Uprobe {
+    /// Loads the program of that name, with the maps of the loaded object.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not know this kind of link, or refuses the program.
+    pub(super) fn load(ebpf: &Ebpf, object: &[u8], name: &str) -> Result<Self> {
+        let mut object = Object::parse(object)?;
+        object.programs.retain(|program, _| program == name);
+        let key = object.programs.get(name).context("no such program")?.function_key();
+        object.functions.retain(|function, _| *function == key);
+        let maps: Vec<_> = std::mem::take(&mut object.maps).into_iter().collect();
+        let descriptors = maps
+            .iter()
+            .filter_map(|(name, map)| Some((name.as_str(), descriptor(ebpf.map(name)?)?, map)));
+        let text = HashSet::from([key.0]);
+        object.relocate_maps(descriptors, &text)?;
+        object.relocate_calls(&text)?;
+        let function = object.functions.get(&key).context("no such function")?;
+        let license = CString::new("Dual MIT/GPL")?;
+        let mut prog_name = [0; 16];
+        // The kernel's has fifteen characters.
+        prog_name.iter_mut().zip(name.bytes().take(15)).for_each(|(to, from)| *to = from);
+        let mut log = Vec::new();
+        loop {
+            let attr = ProgLoad {
+                prog_type: BPF_PROG_TYPE_KPROBE,
+                insn_cnt: u32::try_from(function.instructions.len())?,
+                insns: function.instructions.as_ptr() as u64,
+                license: license.as_ptr() as u64,
+                log_level: u32::from(!log.is_empty()),
+                log_size: u32::try_from(log.len())?,
+                log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
+                kern_version: 0,
+                prog_flags: 0,
+                prog_name,
+                prog_ifindex: 0,
+                expected_attach_type: BPF_TRACE_UPROBE_MULTI,
+            };
+            // SAFETY: everything that is pointed to is alive, and as long as is said.
+            match unsafe { bpf(BPF_PROG_LOAD, &attr) } {
+                Ok(program) => {
+                    let probe = Self { program };
+                    probe.is_possible()?;
+                    return Ok(probe);
+                }
+                Err(_) if log.is_empty() => log = vec![0u8; LOG],
+                Err(error) => {
+                    let said = String::from_utf8_lossy(&log);
+                    let said: Vec<_> = said.trim_end_matches('\0').lines().collect();
+                    let end = said.len().saturating_sub(4);
+                    return Err(anyhow!(error).context(said.get(end..).unwrap_or(&[]).join("; ")));
+                }
+            }
+        }
+    }
+
+    /// Whether the kernel knows this kind of link. It says of a directory that it is no file.
+    fn is_possible(&self) -> Result<()> {
+        match self.link(c"/", 0, 0) {
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
+            _ => bail!("Linux before 6.6 cannot probe processes without CAP_SYS_ADMIN"),
+        }
+    }
+
+    /// Puts the probe at an offset of a file, in bytes, as one process runs it. It goes with
+    /// what is returned, or with the process.
+    ///
+    /// # Errors
+    ///
+    /// If the process is gone, or the kernel refuses.
+    pub(super) fn attach(&self, file: &File, offset: u64, pid: u32) -> io::Result<OwnedFd> {
+        // By the descriptor: a path may mean another file by now, and the offset in it no
+        // start of an instruction.
+        let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        self.link(&path, offset, pid)
+    }
+
+    fn link(&self, path: &std::ffi::CStr, offset: u64, pid: u32) -> io::Result<OwnedFd> {
+        let offsets = [offset];
+        let attr = LinkCreate {
+            prog_fd: self.program.as_raw_fd() as u32,
+            target_fd: 0,
+            attach_type: BPF_TRACE_UPROBE_MULTI,
+            flags: 0,
+            path: path.as_ptr() as u64,
+            offsets: offsets.as_ptr() as u64,
+            ref_ctr_offsets: 0,
+            cookies: 0,
+            cnt: 1,
+            multi_flags: 0,
+            pid,
+            pad: 0,
+        };
+        // SAFETY: path and offsets are alive, and there is one offset.
+        unsafe { bpf(BPF_LINK_CREATE, &attr) }
+    }
+}
+
+impl AsFd for Uprobe {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.program.as_fd()
+    }
+}
+
+/// The descriptor of a map of the kinds that the program uses.
+fn descriptor(map: &Map) -> Option<RawFd> {
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::ProgramArray(data) => {
+            Some(data.fd().as_fd().as_raw_fd())
+        }
+        _ => None,
+    }
+}
+
+/// bpf(2), with a command that makes a descriptor.
+///
+/// # Safety
+///
+/// `attr` must be what the command takes, and what it points to be as long as it says.
+unsafe fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise; the size is the attribute's own.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of_val(attr)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor, owned here alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}

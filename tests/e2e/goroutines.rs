@@ -1,0 +1,219 @@
+//! A Go service, whose goroutines move between threads and send on connections that other
+//! goroutines write on.
+
+// The same service, clients, backend and judge as those of `cargo xtask causality`.
+#[path = "../src/bin/causality/asking.rs"]
+mod asking;
+#[path = "../src/bin/causality/backend.rs"]
+mod backend;
+#[path = "../src/bin/causality/truth.rs"]
+mod truth;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use asking::ask;
+use backend::Backend;
+use tracewire_tests::services::{Service, free_port, start};
+use tracewire_tests::world::{World, is_control};
+use truth::{PATTERNS, Verdict, judge};
+
+const AT_ONCE: usize = 16;
+const REQUESTS: usize = 200;
+/// Numbers of requests that count for nothing.
+const WARMING: usize = 10_000_000;
+/// How long what goes on behind an answer may take.
+const AFTERMATH: Duration = Duration::from_millis(400);
+/// How long the agent may take to see a process, or to let go of one.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Builds the service, with more arguments. `None` where there is no Go.
+fn built(world: &World, arguments: &[&str]) -> Option<PathBuf> {
+    if Command::new("go").arg("version").output().is_err() {
+        eprintln!("skipped: there is no Go here");
+        return None;
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("services/causality/service.go");
+    let program = world.scratch().join("service");
+    let status = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .args(arguments)
+        .arg(source)
+        .env("GO111MODULE", "off")
+        .env("GOCACHE", std::env::temp_dir().join("tracewire-go-cache"))
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "go build failed");
+    Some(program)
+}
+
+fn served(world: &World, program: &Path, backend: &Backend) -> Service {
+    let mut command = Command::new(program);
+    command.env("NEXT", format!("127.0.0.1:{}", backend.port()));
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
+/// Asks for each pattern, and judges each.
+fn verdicts(world: &mut World, service: &Service) -> Vec<(&'static str, Verdict)> {
+    for pattern in PATTERNS {
+        ask(service.port, pattern, 0, REQUESTS, AT_ONCE);
+        std::thread::sleep(AFTERMATH);
+    }
+    let Some(outcome) = world.stop_agent() else { return Vec::new() };
+    PATTERNS.iter().map(|one| (one.name, judge(one, REQUESTS, &outcome.spans))).collect()
+}
+
+/// Each call has the request as its parent in consequence of which it was made, if that was not
+/// answered yet.
+fn are_right(verdicts: &[(&str, Verdict)]) {
+    for (name, verdict) in verdicts {
+        let calls = verdict.right + verdict.missing + verdict.wrong;
+        assert_eq!((verdict.wrong, verdict.unseen), (0, 0), "{name}: {verdict:?}");
+        if *name == "background" {
+            assert_eq!(verdict.right, 0, "{name}: {verdict:?}");
+        } else {
+            assert!(verdict.right * 100 >= calls * 99, "{name}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn calls_of_a_program_without_symbols_have_their_parents() {
+    let mut world = World::traced();
+    let Some(program) = built(&world, &["-ldflags=-s -w"]) else { return };
+    let backend = Backend::start();
+    let service = served(&world, &program, &backend);
+    are_right(&verdicts(&mut world, &service));
+}
+
+#[test]
+fn calls_on_connections_older_than_the_agent_have_their_parents() {
+    let mut world = World::new();
+    let Some(program) = built(&world, &[]) else { return };
+    let backend = Backend::start();
+    let service = served(&world, &program, &backend);
+    for pattern in PATTERNS {
+        ask(service.port, pattern, WARMING, 2 * AT_ONCE, AT_ONCE);
+    }
+    std::thread::sleep(AFTERMATH);
+    world.start_agent(&[]);
+    are_right(&verdicts(&mut world, &service));
+}
+
+#[test]
+fn a_program_that_can_be_moved_has_its_parents() {
+    let mut world = World::traced();
+    let Some(program) = built(&world, &["-buildmode=pie", "-ldflags=-s -w"]) else { return };
+    let backend = Backend::start();
+    let service = served(&world, &program, &backend);
+    are_right(&verdicts(&mut world, &service));
+}
+
+#[test]
+fn without_the_rule_no_process_is_probed() {
+    let world = World::traced_with(&["--without-rule", "goroutine"]);
+    let Some(program) = built(&world, &[]) else { return };
+    let backend = Backend::start();
+    let service = served(&world, &program, &backend);
+    ask(service.port, &PATTERNS[0], WARMING, AT_ONCE, AT_ONCE);
+    assert_eq!(bytes_changed(process(&world)), 0);
+}
+
+/// The one process in the world's cgroup.
+fn process(world: &World) -> u32 {
+    let path = world.cgroup.path().join("cgroup.procs");
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let mut pids = text.lines().filter_map(|line| line.parse().ok());
+    match (pids.next(), pids.next()) {
+        (Some(pid), None) => pid,
+        _ => panic!("not one process in {}: {text}", path.display()),
+    }
+}
+
+/// How many bytes of its code a process has other than its file: one for each probe.
+fn bytes_changed(pid: u32) -> usize {
+    let read = |path: String| File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let (memory, file) = (read(format!("/proc/{pid}/mem")), read(format!("/proc/{pid}/exe")));
+    let own = fs::read_link(format!("/proc/{pid}/exe")).expect("the process is there");
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process is there");
+    maps.lines()
+        .filter(|line| line.ends_with(&*own.to_string_lossy()))
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            let (from, to) = fields.next()?.split_once('-')?;
+            let is_code = fields.next()?.contains('x');
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            let (from, to, offset) = (number(from)?, number(to)?, number(fields.next()?)?);
+            is_code.then_some((from, to - from, offset))
+        })
+        .map(|(address, len, offset)| {
+            let (mut left, mut right) = (vec![0; len as usize], vec![0; len as usize]);
+            memory.read_exact_at(&mut left, address).expect("code can be read");
+            let read = file.read_at(&mut right, offset).expect("the file can be read");
+            left.iter().zip(&right).take(read).filter(|(left, right)| left != right).count()
+        })
+        .sum()
+}
+
+/// Waits until so many bytes of a process's code are changed.
+fn await_bytes_changed(pid: u32, wanted: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while bytes_changed(pid) != wanted {
+        assert!(Instant::now() < deadline, "{} bytes, not {wanted}", bytes_changed(pid));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_process_has_no_probe_left_when_the_agent_stops_or_dies() {
+    if is_control() {
+        return;
+    }
+    let mut world = World::new();
+    let Some(program) = built(&world, &[]) else { return };
+    let backend = Backend::start();
+    let service = served(&world, &program, &backend);
+    let pid = process(&world);
+    assert_eq!(bytes_changed(pid), 0);
+    for dies in [false, true] {
+        world.start_agent(&[]);
+        await_bytes_changed(pid, 2);
+        // In the midst of requests.
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                for _ in 0..3 {
+                    ask(service.port, &PATTERNS[1], WARMING, 100, AT_ONCE);
+                }
+            });
+            std::thread::sleep(Duration::from_millis(100));
+            if dies {
+                world.kill_agent();
+            } else {
+                drop(world.take_agent().map(|agent| agent.stop_with_log()));
+            }
+            asking.join().expect("the service answers all the while");
+        });
+        await_bytes_changed(pid, 0);
+        ask(service.port, &PATTERNS[1], WARMING, 100, AT_ONCE);
+    }
+}
+
+#[test]
+fn other_processes_of_the_same_program_are_not_probed() {
+    if is_control() {
+        return;
+    }
+    let world = World::traced();
+    let Some(program) = built(&world, &[]) else { return };
+    let backend = Backend::start();
+    let elsewhere = World::new();
+    let (service, other) =
+        (served(&world, &program, &backend), served(&elsewhere, &program, &backend));
+    await_bytes_changed(process(&world), 2);
+    ask(service.port, &PATTERNS[0], WARMING, AT_ONCE, AT_ONCE);
+    ask(other.port, &PATTERNS[0], WARMING, AT_ONCE, AT_ONCE);
+    assert_eq!(bytes_changed(process(&elsewhere)), 0);
+}
