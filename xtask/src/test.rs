@@ -108,10 +108,11 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
 }
 
 /// The real programs that the end-to-end tests talk through.
-fn end_to_end_needs() -> [Need; 7] {
+fn end_to_end_needs() -> [Need; 8] {
     [
         nginx::need(),
         Need::program("node", "nodejs"),
+        Need::program("go", "golang-go"),
         Need::program("python3", "python3"),
         Need::program("curl", "curl"),
         Need::program("wrk", "wrk"),
