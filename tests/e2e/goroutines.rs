@@ -32,11 +32,15 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Builds the service, with more arguments. `None` where there is no Go.
 fn built(world: &World, arguments: &[&str]) -> Option<PathBuf> {
+    built_of("causality/service.go", world, arguments)
+}
+
+fn built_of(source: &str, world: &World, arguments: &[&str]) -> Option<PathBuf> {
     if Command::new("go").arg("version").output().is_err() {
         eprintln!("skipped: there is no Go here");
         return None;
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("services/causality/service.go");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("services").join(source);
     let program = world.scratch().join("service");
     let status = Command::new("go")
         .args(["build", "-o"])
@@ -110,6 +114,24 @@ fn a_program_that_can_be_moved_has_its_parents() {
     let backend = Backend::start();
     let service = served(&world, &program, &backend);
     are_right(&verdicts(&mut world, &service));
+}
+
+#[test]
+fn a_goroutine_of_a_pool_gives_no_call_the_parent_for_which_it_was_made() {
+    for name in ["sequence", "parallel"] {
+        let mut world = World::traced();
+        let Some(program) = built_of("pooled.go", &world, &[]) else { return };
+        let backend = Backend::start();
+        let service = served(&world, &program, &backend);
+        let pattern = PATTERNS.iter().find(|pattern| pattern.name == name);
+        let pattern = pattern.expect("these are patterns");
+        ask(service.port, pattern, 0, REQUESTS, AT_ONCE);
+        std::thread::sleep(AFTERMATH);
+        if let Some(outcome) = world.stop_agent() {
+            let verdict = judge(pattern, REQUESTS, &outcome.spans);
+            assert_eq!((verdict.wrong, verdict.unseen), (0, 0), "{name}: {verdict:?}");
+        }
+    }
 }
 
 #[test]
