@@ -254,29 +254,14 @@ pub(crate) fn calls(process: &GoProcess, tgid: u32, cookie: u64) {
     }
 }
 
-/// The activity for which a request is sent on the connection, if the process that does is one
-/// of a Go program. Answers 0 if it is not. A global function: the verifier looks at it once,
-/// by itself.
-///
-/// # Safety
-///
-/// The pointers must be null or valid: the verifier asks for no more.
-#[unsafe(no_mangle)]
+/// For what a request is sent on the connection, if the process that does is one of a Go program;
+/// `false` if it is not. With a stack of its own: the caller's is short where it calls others.
 #[inline(never)]
-pub(crate) unsafe extern "C" fn goroutine_work_of(
-    connection: *const Connection,
-    task: u64,
-    found: *mut Work,
-) -> u64 {
-    if connection.is_null() || found.is_null() {
-        return 0;
-    }
-    // SAFETY: checked for null, and valid by the caller's promise.
-    let connection = unsafe { &*connection };
+pub(crate) fn work_on(connection: &Connection, task: u64, found: &mut Work) -> bool {
     let at_work = (task >> 32) as u32;
     // Of a packet that leaves late, the task at work may be any.
     let tgid = if connection.tgid != 0 { connection.tgid } else { at_work };
-    let Some(process) = process(tgid) else { return 0 };
+    let Some(process) = process(tgid) else { return false };
     let (mut activity, mut rule) = (0, Correlation::None as u64);
     if let Some(call) = GO_CALLS.get_ptr_mut(connection.cookie) {
         // SAFETY: map memory, as in `calls`. One call is one request.
@@ -293,7 +278,6 @@ pub(crate) unsafe extern "C" fn goroutine_work_of(
             rule = Correlation::Goroutine as u64;
         }
     }
-    // SAFETY: checked for null, and valid by the caller's promise.
-    unsafe { found.write(Work { activity, rule }) };
-    1
+    *found = Work { activity, rule };
+    true
 }

@@ -18,7 +18,6 @@ use tracewire_common::stream::{Stream, TRUSTED};
 
 use crate::activities;
 use crate::emit;
-use crate::golang::goroutine;
 use crate::socket::drive::Drive;
 use crate::socket::handover;
 use crate::state::{self, count, count_outcome, rule_is_on};
@@ -183,15 +182,9 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
 #[inline(always)]
 pub(crate) fn origin_of_request(drive: &Drive) -> Origin {
     let ids = Ids::draw(drive.now);
-    // In the room of the record, which is not written yet: the stack is short of it.
-    // SAFETY: live state, and the claimed buffer.
-    let (found, is_go) = unsafe {
-        let found: *mut Work = (&raw mut (*drive.scratch).record).cast();
-        (found, goroutine::goroutine_work_of(drive.connection, drive.task, found) != 0)
-    };
     // SAFETY: live while the program runs.
     let connection = unsafe { &*drive.connection };
-    let is_first = !is_go && connection.opened == 0 && connection.overflow == 0;
+    let is_first = connection.opened == 0 && connection.overflow == 0;
     // Rule 3: the first request on a connection belongs to the activity that opened it.
     if is_first
         && rule_is_on(Correlation::Connect)
@@ -200,15 +193,15 @@ pub(crate) fn origin_of_request(drive: &Drive) -> Origin {
         return origin;
     }
     // Rules 1, 2 and 4 left the activity with the task.
-    // SAFETY: the claimed buffer.
+    // In the room of the record, which is not written yet: the stack is short of it.
+    // SAFETY: the claimed buffer, and live state.
     let (activity, rule) = unsafe {
-        if is_go {
-            // All is said.
-        } else if is_first && connection.awaited_for >= UNKNOWN_UNCOUNTED {
+        let found: *mut Work = (&raw mut (*drive.scratch).record).cast();
+        if is_first && connection.awaited_for >= UNKNOWN_UNCOUNTED {
             // It was not known when the connection was opened, and is no better known now.
             found.write(Work::AMBIGUOUS);
         } else {
-            work::work_of(drive.task, connection.remote_port as u32, found);
+            work::work_of(drive.connection, drive.task, found);
         }
         let found = found.read();
         (found.activity, found.rule as u8)

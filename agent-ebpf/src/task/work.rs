@@ -12,6 +12,7 @@ use tracewire_common::connection::{
 use tracewire_common::outcome::Correlation;
 
 use crate::activities;
+use crate::golang::goroutine;
 use crate::state::{self, rule_is_on};
 use crate::task::{candidates, event_loop, scattered};
 
@@ -183,18 +184,26 @@ impl Work {
     pub(crate) const AMBIGUOUS: Self = Self { activity: 0, rule: Correlation::Ambiguous as u64 };
 }
 
-/// [`of`], as a global function.
+/// For what a task sends a request on the connection: of a Go program a goroutine, else [`of`]. A
+/// global function.
 ///
 /// # Safety
 ///
-/// The pointer must be null or valid.
+/// The pointers must be null or valid.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) unsafe extern "C" fn work_of(task: u64, port: u32, found: *mut Work) -> u64 {
-    if found.is_null() {
+pub(crate) unsafe extern "C" fn work_of(
+    connection: *const Connection,
+    task: u64,
+    found: *mut Work,
+) -> u64 {
+    if connection.is_null() || found.is_null() {
         return 0;
     }
     // SAFETY: checked for null, and valid by the caller's promise.
-    unsafe { found.write(of(task, port as u16)) };
+    let (connection, found) = unsafe { (&*connection, &mut *found) };
+    if !goroutine::work_on(connection, task, found) {
+        *found = of(task, connection.remote_port);
+    }
     0
 }
