@@ -34,7 +34,7 @@ enum Part {
     Exactness,
     /// Of these, the faults alone: agent, collector, memory and machine
     Faults,
-    /// How often the right parent is found, in a few runtimes, as root
+    /// How often the right parent is found, in services of all runtimes, as root
     Causality,
     /// Loaded, attached and tried on other kernels, in virtual machines
     Vm,

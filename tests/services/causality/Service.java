@@ -5,8 +5,11 @@
 
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
+import java.io.BufferedReader;
 import java.io.IOException;
+import java.io.InputStreamReader;
 import java.net.InetSocketAddress;
+import java.net.Socket;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
@@ -14,6 +17,7 @@ import java.net.http.HttpResponse.BodyHandlers;
 import java.time.Duration;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Executors;
+import java.util.concurrent.LinkedBlockingDeque;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.IntStream;
@@ -69,6 +73,38 @@ public class Service {
         }
     }
 
+    // A connection to the datastore, which does not speak HTTP: a line is a query, a line its row.
+    static class Connection {
+        Socket socket;
+        BufferedReader rows;
+
+        void query(String key) throws IOException {
+            if (socket == null) {
+                String[] address = System.getenv("STORE").split(":");
+                socket = new Socket(address[0], Integer.parseInt(address[1]));
+                rows = new BufferedReader(new InputStreamReader(socket.getInputStream()));
+            }
+            socket.getOutputStream().write(("query " + key + "\n").getBytes());
+            if (!("row " + key).equals(rows.readLine())) {
+                throw new IOException("wrong row");
+            }
+        }
+    }
+
+    // Ten of them, opened at their first use.
+    static final LinkedBlockingDeque<Connection> idle = new LinkedBlockingDeque<>(
+            IntStream.range(0, 10).mapToObj(i -> new Connection()).toList());
+
+    static void datastore(String id) throws Exception {
+        Connection connection = idle.takeFirst();
+        try {
+            connection.query(id);
+        } finally {
+            idle.putFirst(connection);
+        }
+        get("/datastore/" + id + "/0");
+    }
+
     static void answer(HttpExchange exchange, int status, String text) throws IOException {
         byte[] content = text.getBytes();
         exchange.getResponseHeaders().set("Content-Type", "text/plain");
@@ -99,6 +135,7 @@ public class Service {
         // Head and content go out in two writes: without this, Nagle's algorithm delays the second.
         System.setProperty("sun.net.httpserver.nodelay", "true");
         System.setProperty("sun.net.httpserver.maxIdleConnections", "512");
+        System.setProperty("sun.net.httpserver.idleInterval", "120");
         int port = Integer.parseInt(System.getenv("PORT"));
         HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", port), 512);
         server.setExecutor(Executors.newFixedThreadPool(160));
@@ -108,6 +145,7 @@ public class Service {
         handle(server, "timer", Service::timer);
         handle(server, "background", Service::background);
         handle(server, "retry", Service::retry);
+        handle(server, "datastore", Service::datastore);
         server.start();
     }
 }

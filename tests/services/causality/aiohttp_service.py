@@ -10,9 +10,12 @@ import os
 import aiohttp
 from aiohttp import web
 
+from store import AsyncStore
+
 NEXT = "http://" + os.environ["NEXT"]
 routes = web.RouteTableDef()
 session = None
+store = None
 jobs = set()
 
 
@@ -74,8 +77,17 @@ async def retry(request):
     return web.Response(text="ok")
 
 
+@routes.get(r"/datastore/{id:\d+}")
+async def datastore(request):
+    id = request.match_info["id"]
+    await store.query(id)
+    await get(f"/datastore/{id}/0")
+    return web.Response(text="ok")
+
+
 async def client(app):
-    global session
+    global session, store
+    store = AsyncStore()
     connector = aiohttp.TCPConnector(limit=512, keepalive_timeout=60)
     timeout = aiohttp.ClientTimeout(total=20)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

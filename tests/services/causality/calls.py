@@ -8,11 +8,14 @@ import time
 import requests
 from requests.adapters import HTTPAdapter
 
+from store import Store
+
 NEXT = "http://" + os.environ["NEXT"]
 
 session = requests.Session()
 session.trust_env = False
 session.mount("http://", HTTPAdapter(pool_maxsize=512))
+store = Store()
 
 
 def get(path):
@@ -38,5 +41,11 @@ def retry(id):
         get(f"/retry/{id}/1")
 
 
+def datastore(id):
+    store.query(id)
+    get(f"/datastore/{id}/0")
+
+
 def patterns(parallel, background):
-    return {f.__name__: f for f in (one, sequence, parallel, timer, background, retry)}
+    functions = (one, sequence, parallel, timer, background, retry, datastore)
+    return {f.__name__: f for f in functions}

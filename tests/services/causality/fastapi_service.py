@@ -17,6 +17,8 @@ import uvicorn
 from fastapi import BackgroundTasks, FastAPI
 from fastapi.responses import PlainTextResponse
 
+from store import AsyncStore, Store
+
 NEXT = "http://" + os.environ["NEXT"]
 OPTIONS = dict(
     base_url=NEXT,
@@ -31,6 +33,7 @@ app = FastAPI(default_response_class=PlainTextResponse)
 
 def asynchronous():
     client = httpx.AsyncClient(**OPTIONS)
+    store = AsyncStore()
 
     async def get(path):
         return (await client.get(path)).status_code
@@ -72,6 +75,12 @@ def asynchronous():
             await get(f"/retry/{id}/1")
         return "ok"
 
+    @app.get("/datastore/{id}")
+    async def datastore(id: int):
+        await store.query(id)
+        await get(f"/datastore/{id}/0")
+        return "ok"
+
     @app.on_event("shutdown")
     async def shutdown():
         await client.aclose()
@@ -79,6 +88,7 @@ def asynchronous():
 
 def blocking():
     client = httpx.Client(**OPTIONS)
+    store = Store()
     pool = ThreadPoolExecutor(max_workers=384)
 
     def get(path):
@@ -119,6 +129,12 @@ def blocking():
     def retry(id: int):
         if get(f"/retry/{id}/0") == 503:
             get(f"/retry/{id}/1")
+        return "ok"
+
+    @app.get("/datastore/{id}")
+    def datastore(id: int):
+        store.query(id)
+        get(f"/datastore/{id}/0")
         return "ok"
 
     @app.on_event("startup")

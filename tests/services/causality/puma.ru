@@ -32,6 +32,26 @@ end
 
 CLIENT = Pool.new
 
+# Ten connections to the datastore, which does not speak HTTP: a line is a query, a line its row.
+class Store
+  def initialize
+    @host, @port = ENV.fetch("STORE").split(":")
+    @idle = Queue.new
+    10.times { @idle << nil }
+  end
+
+  def query(key)
+    connection = @idle.pop
+    connection ||= TCPSocket.new(@host, @port.to_i)
+    connection.write("query #{key}\n")
+    raise "wrong row" unless connection.gets == "row #{key}\n"
+  ensure
+    @idle << connection
+  end
+end
+
+STORE = Store.new
+
 PATTERNS = {
   "one" => ->(id) { CLIENT.get("/one/#{id}/0") },
   "sequence" => ->(id) { 3.times { |i| CLIENT.get("/sequence/#{id}/#{i}") } },
@@ -50,6 +70,10 @@ PATTERNS = {
   end,
   "retry" => lambda do |id|
     CLIENT.get("/retry/#{id}/1") if CLIENT.get("/retry/#{id}/0") == 503
+  end,
+  "datastore" => lambda do |id|
+    STORE.query(id)
+    CLIENT.get("/datastore/#{id}/0")
   end
 }.freeze
 

@@ -1,81 +1,94 @@
 //! Rows of what was measured, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::known;
 use crate::runtimes::Runtime;
-use crate::truth::{PATTERNS, Pattern, Verdict};
+use crate::truth::Verdict;
 
-/// One pattern of one runtime.
-#[derive(Clone, Debug, Serialize)]
+/// One column of one runtime.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
-    runtime: String,
-    pattern: &'static str,
-    concurrency: usize,
-    right: usize,
-    missing: usize,
-    wrong: usize,
-    unseen: usize,
+    /// The runtime's name.
+    pub(crate) runtime: String,
+    /// A pattern of calls, or `mixed`.
+    pub(crate) pattern: String,
+    /// Requests at once.
+    pub(crate) concurrency: usize,
+    /// Whether connections are older than the agent.
+    pub(crate) older: bool,
+    /// Calls whose parent is the request that caused them.
+    pub(crate) right: usize,
+    /// Calls without a parent.
+    pub(crate) missing: usize,
+    /// Calls with another parent.
+    pub(crate) wrong: usize,
+    /// Calls without a span.
+    pub(crate) unseen: usize,
     /// By rule: right, missing, wrong.
-    rules: std::collections::BTreeMap<String, [usize; 3]>,
+    pub(crate) rules: BTreeMap<String, [usize; 3]>,
 }
 
 impl Row {
-    /// A row of the table.
+    /// What was found of one load.
     pub(crate) fn new(
         runtime: Runtime,
-        pattern: &Pattern,
+        pattern: &str,
         concurrency: usize,
+        older: bool,
         verdict: Verdict,
     ) -> Self {
         let Verdict { right, missing, wrong, unseen, rules } = verdict;
-        let runtime = runtime.to_string();
-        Self { runtime, pattern: pattern.name, concurrency, right, missing, wrong, unseen, rules }
-    }
-
-    /// Says so if less holds than is known to hold at 16 requests at once.
-    pub(crate) fn falls_behind(&self) -> Option<String> {
-        let (least_right, most_wrong) = self.known()?;
-        let calls = self.calls() as f64;
-        let right = 100.0 * self.right as f64 / calls;
-        let wrong = 100.0 * self.wrong as f64 / calls;
-        (right < least_right || wrong > most_wrong).then(|| {
-            format!("{self}; known are {least_right}% right and at most {most_wrong}% wrong")
-        })
-    }
-
-    /// Calls with a right parent, at least, and with a wrong one, at most, in percent.
-    fn known(&self) -> Option<(f64, f64)> {
-        // Of a thousand; a busy machine has more of what is mistaken for one another.
-        const WRONG: f64 = 0.5;
-        let by_thread = ["one", "sequence", "timer", "retry"].contains(&self.pattern);
-        match self.runtime.as_str() {
-            "nginx, proxy" => Some((100.0, 0.0)),
-            "Python threads, requests" | "gunicorn gthread, requests" if by_thread => {
-                Some((100.0, 0.0))
-            }
-            "Node http" if ["one", "sequence", "retry"].contains(&self.pattern) => {
-                Some((90.0, WRONG))
-            }
-            "Node http" | "aiohttp" | "FastAPI async, httpx" | "gevent, requests" => {
-                Some((0.0, WRONG))
-            }
-            _ => None,
+        Self {
+            runtime: runtime.to_string(),
+            pattern: pattern.to_owned(),
+            concurrency,
+            older,
+            right,
+            missing,
+            wrong,
+            unseen,
+            rules,
         }
     }
 
-    fn calls(&self) -> usize {
+    /// All calls.
+    pub(crate) fn calls(&self) -> usize {
         self.right + self.missing + self.wrong + self.unseen
+    }
+
+    /// So many of the calls, in percent.
+    pub(crate) fn share(&self, count: usize) -> f64 {
+        100.0 * count as f64 / self.calls().max(1) as f64
+    }
+
+    /// Whether more parents are wrong than may be.
+    pub(crate) fn lies(&self) -> bool {
+        // Of few calls one alone is more than the share.
+        self.wrong > 1 && self.share(self.wrong) > known::MOST_WRONG
+    }
+
+    /// Says so if less holds than has to.
+    pub(crate) fn falls_behind(&self) -> Option<String> {
+        let least = known::least_right(self);
+        let lies = self.lies().then(|| format!("at most {}% may be wrong", known::MOST_WRONG));
+        let few = (self.share(self.right) < least).then(|| format!("{least}% have to be right"));
+        let why: Vec<String> = [lies, few].into_iter().flatten().collect();
+        (!why.is_empty()).then(|| format!("{self}; {}", why.join(", ")))
     }
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runtime, pattern, concurrency, right, missing, wrong, unseen, rules } = self;
+        let Self { runtime, pattern, concurrency, older, right, missing, wrong, unseen, rules } =
+            self;
+        let older = if *older { ", older" } else { "" };
         write!(
             f,
-            "{runtime}, {pattern}, {concurrency} at once: {right} right, {missing} missing, {wrong} wrong"
+            "{runtime}, {pattern}, {concurrency} at once{older}: {right} right, {missing} missing, {wrong} wrong"
         )?;
         if *unseen > 0 {
             write!(f, ", {unseen} without a span")?;
@@ -87,48 +100,9 @@ impl fmt::Display for Row {
     }
 }
 
-/// An object with all rows.
-pub(crate) fn json(rows: &[Row]) -> String {
-    serde_json::json!({ "rows": rows }).to_string()
-}
-
-/// A table in Markdown: right and wrong parents in percent of the calls.
-pub(crate) fn table(rows: &[Row]) -> String {
-    let mut text = String::from("| runtime | at once |");
-    for pattern in PATTERNS {
-        text.push_str(&format!(" {} |", pattern.name));
-    }
-    text.push_str(&format!("\n| --- | --- |{}\n", " --- |".repeat(PATTERNS.len())));
-    let mut lines: Vec<(&str, usize)> = Vec::new();
-    for row in rows {
-        if !lines.contains(&(row.runtime.as_str(), row.concurrency)) {
-            lines.push((&row.runtime, row.concurrency));
-        }
-    }
-    for (runtime, concurrency) in lines {
-        text.push_str(&format!("| {runtime} | {concurrency} |"));
-        for pattern in PATTERNS {
-            let row = rows.iter().find(|row| {
-                row.runtime == runtime
-                    && row.concurrency == concurrency
-                    && row.pattern == pattern.name
-            });
-            text.push_str(&row.map_or_else(|| " |".to_owned(), |row| format!(" {} |", cell(row))));
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// Right and wrong, in percent; what is wrong is never rounded down to nothing.
-fn cell(row: &Row) -> String {
-    let share = |count: usize| 100.0 * count as f64 / row.calls().max(1) as f64;
-    let right = if row.right == row.calls() {
-        "100".to_owned()
-    } else {
-        format!("{:.1}", share(row.right).min(99.9))
-    };
-    let wrong =
-        if row.wrong == 0 { "0".to_owned() } else { format!("{:.1}", share(row.wrong).max(0.1)) };
-    format!("{right} / {wrong}")
+/// Rows as a JSON object, which `--rows` reads again.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Rows {
+    /// All of them.
+    pub(crate) rows: Vec<Row>,
 }

@@ -8,13 +8,17 @@ use clap::ValueEnum;
 use tracewire_tests::services::{Service, free_port, nginx, start};
 use tracewire_tests::world::World;
 
-use crate::truth::Pattern;
+use crate::backend::Backend;
+use crate::load::{PATTERNS, Pattern};
+use crate::php;
 
 /// What a service runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Runtime {
     /// nginx as a proxy.
     Nginx,
+    /// PHP-FPM behind nginx, and curl.
+    PhpFpm,
     /// Python's http.server with a thread for each connection, and requests.
     PythonThreads,
     /// gunicorn with gthread workers, and requests.
@@ -29,10 +33,18 @@ pub(crate) enum Runtime {
     FastapiDef,
     /// Node's http.
     NodeHttp,
+    /// Express, and Node's http.
+    NodeExpress,
     /// Node's fetch, which is undici.
     NodeFetch,
+    /// Node's http server, and a Pool of undici.
+    NodeUndici,
     /// Go's net/http.
     Go,
+    /// axum on tokio's threads and hyper-util's pooled client, awaited in the handler's task.
+    Axum,
+    /// The same, with calls in tasks that the handler spawns.
+    AxumSpawned,
     /// A thread pool of the JVM, and its HttpClient.
     Java,
     /// Ruby on puma.
@@ -43,6 +55,7 @@ impl fmt::Display for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nginx => "nginx, proxy",
+            Self::PhpFpm => "PHP-FPM behind nginx, curl",
             Self::PythonThreads => "Python threads, requests",
             Self::Gunicorn => "gunicorn gthread, requests",
             Self::Gevent => "gevent, requests",
@@ -50,11 +63,29 @@ impl fmt::Display for Runtime {
             Self::FastapiAsync => "FastAPI async, httpx",
             Self::FastapiDef => "FastAPI def, httpx",
             Self::NodeHttp => "Node http",
-            Self::NodeFetch => "Node fetch (undici)",
+            Self::NodeExpress => "Node Express, http",
+            Self::NodeFetch => "Node http, fetch (undici)",
+            Self::NodeUndici => "Node http, undici Pool",
             Self::Go => "Go net/http",
+            Self::Axum => "Rust tokio, axum and hyper-util",
+            Self::AxumSpawned => "Rust tokio, calls in spawned tasks",
             Self::Java => "Java thread pool, HttpClient",
             Self::Puma => "puma, Net::HTTP",
         })
+    }
+}
+
+/// A running service, with what runs behind it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    front: Service,
+    _behind: Option<Service>,
+}
+
+impl Running {
+    /// Where it is asked.
+    pub(crate) fn port(&self) -> u16 {
+        self.front.port
     }
 }
 
@@ -62,10 +93,27 @@ fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("services/causality").join(name)
 }
 
+/// Where Debian has the modules of its packages for Node; a Node from elsewhere does not look there.
+const NODE_MODULES: &str = "/usr/share/nodejs";
+
 /// Debian's own: a version manager's shim would run a shell first.
 fn python(script: &str) -> Command {
     let mut command = Command::new("/usr/bin/python3");
     command.arg(source(script));
+    command
+}
+
+fn node(variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new("node");
+    command.arg(source("node.js")).env("NODE_PATH", NODE_MODULES).envs(variables.iter().copied());
+    command
+}
+
+/// This program as the Rust service.
+fn axum(calls: &str) -> Command {
+    let program = std::env::current_exe().expect("Linux names a running program in /proc");
+    let mut command = Command::new(program);
+    command.args(["--serve", calls]);
     command
 }
 
@@ -79,16 +127,28 @@ impl Runtime {
     pub(crate) fn is_possible(self) -> Result<(), String> {
         let program = match self {
             Self::Nginx => "nginx",
-            Self::NodeHttp | Self::NodeFetch => "node",
+            Self::PhpFpm => {
+                return php::program().map(drop).ok_or_else(|| "there is no php-fpm".to_owned());
+            }
+            Self::NodeHttp | Self::NodeExpress | Self::NodeFetch | Self::NodeUndici => "node",
             Self::Go => "go",
             Self::Java => "javac",
             Self::Puma => "puma",
             Self::Gunicorn => "gunicorn",
+            Self::Axum | Self::AxumSpawned => return Ok(()),
             _ => "/usr/bin/python3",
         };
         let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).output();
         if !found.is_ok_and(|found| found.status.success()) {
             return Err(format!("there is no {program}"));
+        }
+        let module = match self {
+            Self::NodeExpress => "express",
+            Self::NodeUndici => "undici",
+            _ => return Ok(()),
+        };
+        if !Path::new(NODE_MODULES).join(module).exists() {
+            return Err(format!("there is no {module} in {NODE_MODULES}"));
         }
         Ok(())
     }
@@ -98,21 +158,45 @@ impl Runtime {
         self != Self::Nginx || pattern.name == "one"
     }
 
-    /// Starts its service in the world's cgroup; it asks the backend at that port.
+    /// Whether its row has the column.
+    pub(crate) fn has_column(self, column: &str) -> bool {
+        match PATTERNS.iter().find(|pattern| pattern.name == column) {
+            Some(pattern) => self.has(pattern),
+            // There is nothing to mix in one pattern alone.
+            None => PATTERNS.iter().filter(|pattern| self.has(pattern)).count() > 1,
+        }
+    }
+
+    /// Starts its service in the world's cgroup; it asks the backend.
     ///
     /// # Panics
     ///
     /// If it does not start.
-    pub(crate) fn start(self, world: &World, backend: u16) -> Service {
-        if self == Self::Nginx {
-            const ONE: &str = "location / { proxy_pass http://next$uri/0; proxy_http_version 1.1; \
-                               proxy_set_header Connection \"\"; }";
-            return nginx(world, Some(backend), ONE);
-        }
+    pub(crate) fn start(self, world: &World, backend: Backend) -> Running {
+        let alone = |front| Running { front, _behind: None };
+        let environment = [
+            ("NEXT", format!("127.0.0.1:{}", backend.http)),
+            ("STORE", format!("127.0.0.1:{}", backend.store)),
+            // Nothing is written beside the sources.
+            ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
+        ];
         let port = free_port();
         let bind = format!("127.0.0.1:{port}");
         let mut command = match self {
-            Self::Nginx | Self::PythonThreads => python("threads.py"),
+            Self::Nginx => {
+                const ONE: &str = "location / { proxy_pass http://next$uri/0; \
+                                   proxy_http_version 1.1; proxy_set_header Connection \"\"; }";
+                return alone(nginx(world, Some(backend.http), ONE));
+            }
+            Self::PhpFpm => {
+                let mut command = php::command(&world.scratch(), &bind);
+                command.envs(environment);
+                let behind = start(world, command, port, world.scratch().join("seen"));
+                let script = source("service.php");
+                let front = nginx(world, None, &php::location(&bind, &script));
+                return Running { front, _behind: Some(behind) };
+            }
+            Self::PythonThreads => python("threads.py"),
             Self::Gevent => python("gevent_service.py"),
             Self::Aiohttp => python("aiohttp_service.py"),
             Self::FastapiAsync => python("fastapi_service.py"),
@@ -128,15 +212,13 @@ impl Runtime {
                 command.arg("gunicorn_app:app").current_dir(source(""));
                 command
             }
-            Self::NodeHttp | Self::NodeFetch => {
-                let mut command = Command::new("node");
-                command.arg(source("node.js"));
-                if self == Self::NodeFetch {
-                    command.env("CLIENT", "fetch");
-                }
-                command
-            }
+            Self::NodeHttp => node(&[]),
+            Self::NodeExpress => node(&[("FRAMEWORK", "express"), ("NODE_ENV", "production")]),
+            Self::NodeFetch => node(&[("CLIENT", "fetch")]),
+            Self::NodeUndici => node(&[("CLIENT", "pool")]),
             Self::Go => Command::new(built(world)),
+            Self::Axum => axum("awaited"),
+            Self::AxumSpawned => axum("spawned"),
             Self::Java => {
                 let mut command = Command::new("java");
                 command.arg(source("Service.java"));
@@ -149,10 +231,8 @@ impl Runtime {
                 command
             }
         };
-        command.env("NEXT", format!("127.0.0.1:{backend}"));
-        // Nothing is written beside the sources.
-        command.env("PYTHONDONTWRITEBYTECODE", "1");
-        start(world, command, port, world.scratch().join("seen"))
+        command.envs(environment);
+        alone(start(world, command, port, world.scratch().join("seen")))
     }
 }
 

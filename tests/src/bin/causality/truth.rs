@@ -1,29 +1,12 @@
-//! What calls belong to which request, and what the spans say of that.
+//! What the spans say of the calls of a request, compared with what is true.
 
 use std::collections::{BTreeMap, HashMap};
 
 use tracewire_tests::otlp::{Kind, Span};
 
-/// A way in which a request causes calls.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Pattern {
-    /// The first part of the paths.
-    pub(crate) name: &'static str,
-    /// Calls that each request causes.
-    pub(crate) calls: usize,
-}
+use crate::load::Load;
 
-/// All of them, as the services know them.
-pub(crate) const PATTERNS: &[Pattern] = &[
-    Pattern { name: "one", calls: 1 },
-    Pattern { name: "sequence", calls: 3 },
-    Pattern { name: "parallel", calls: 3 },
-    Pattern { name: "timer", calls: 1 },
-    Pattern { name: "background", calls: 1 },
-    Pattern { name: "retry", calls: 2 },
-];
-
-/// What became of a pattern's calls.
+/// What became of a load's calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
     /// Calls whose parent is the request that caused them.
@@ -38,50 +21,69 @@ pub(crate) struct Verdict {
     pub(crate) rules: BTreeMap<String, [usize; 3]>,
 }
 
-/// Compares the spans with the truth.
-pub(crate) fn judge(pattern: &Pattern, requests: usize, spans: &[Span]) -> Verdict {
-    let prefix = format!("/{}/", pattern.name);
-    let servers: HashMap<usize, &Span> = spans
-        .iter()
-        .filter(|span| span.kind == Kind::Server)
-        .filter_map(|span| Some((span.path().strip_prefix(&prefix)?.parse().ok()?, span)))
-        .collect();
-    let mut verdict = Verdict::default();
-    for span in spans.iter().filter(|span| span.kind == Kind::Client) {
-        let Some((number, _call)) =
-            span.path().strip_prefix(&prefix).and_then(|rest| rest.split_once('/'))
-        else {
-            continue;
-        };
-        let Some(number) = number.parse().ok().filter(|&number: &usize| number < requests) else {
-            continue;
-        };
-        let is_right = servers.get(&number).is_some_and(|server| {
-            span.parent == server.span_id && span.trace_id == server.trace_id
-        });
-        let place = if is_right {
-            verdict.right += 1;
-            0
-        } else if span.parent.is_empty() {
-            verdict.missing += 1;
-            1
-        } else {
-            verdict.wrong += 1;
-            2
-        };
-        let rule = span.attribute("tracewire.correlation").to_owned();
-        if let Some(count) = verdict.rules.entry(rule).or_default().get_mut(place) {
-            *count += 1;
+/// The spans of a service, by the requests in whose paths their numbers are.
+pub(crate) struct Spans<'a> {
+    requests: HashMap<(&'a str, usize), &'a Span>,
+    calls: Vec<(&'a str, usize, &'a Span)>,
+}
+
+impl<'a> Spans<'a> {
+    /// Of all spans, those of requests and of their calls.
+    pub(crate) fn new(spans: &'a [Span]) -> Self {
+        let mut sorted = Self { requests: HashMap::new(), calls: Vec::new() };
+        for span in spans {
+            let mut parts = span.path().trim_start_matches('/').split('/');
+            let (Some(pattern), Some(Ok(number))) =
+                (parts.next(), parts.next().map(str::parse::<usize>))
+            else {
+                continue;
+            };
+            match (span.kind, parts.next()) {
+                (Kind::Server, None) => {
+                    sorted.requests.insert((pattern, number), span);
+                }
+                (Kind::Client, Some(_call)) => sorted.calls.push((pattern, number, span)),
+                _ => {}
+            }
         }
+        sorted
     }
-    let seen = verdict.right + verdict.missing + verdict.wrong;
-    verdict.unseen = (requests * pattern.calls).saturating_sub(seen);
-    verdict
+
+    /// Compares with the truth.
+    pub(crate) fn judge(&self, load: &Load) -> Verdict {
+        let mut verdict = Verdict::default();
+        for &(pattern, number, span) in &self.calls {
+            if !load.numbers.contains(&number) || load.pattern(number).name != pattern {
+                continue;
+            }
+            let is_right = self.requests.get(&(pattern, number)).is_some_and(|request| {
+                span.parent == request.span_id && span.trace_id == request.trace_id
+            });
+            let place = if is_right {
+                verdict.right += 1;
+                0
+            } else if span.parent.is_empty() {
+                verdict.missing += 1;
+                1
+            } else {
+                verdict.wrong += 1;
+                2
+            };
+            let rule = span.attribute("tracewire.correlation").to_owned();
+            if let Some(count) = verdict.rules.entry(rule).or_default().get_mut(place) {
+                *count += 1;
+            }
+        }
+        let seen = verdict.right + verdict.missing + verdict.wrong;
+        verdict.unseen = load.calls().saturating_sub(seen);
+        verdict
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::PATTERNS;
 
     fn span(kind: Kind, path: &str, id: &str, parent: &str) -> Span {
         Span {
@@ -101,7 +103,6 @@ mod tests {
 
     #[test]
     fn calls_are_right_missing_wrong_or_unseen() {
-        let pattern = &PATTERNS[0];
         let spans = [
             span(Kind::Server, "/one/0", "a", ""),
             span(Kind::Server, "/one/1", "b", ""),
@@ -113,12 +114,32 @@ mod tests {
             span(Kind::Client, "/sequence/0/0", "g", "a"),
             span(Kind::Client, "/one/10000000/0", "h", "a"),
         ];
-        let verdict = judge(pattern, 4, &spans);
+        let verdict = Spans::new(&spans).judge(&Load::of(&PATTERNS[0], 0..4));
         assert_eq!(
             (verdict.right, verdict.missing, verdict.wrong, verdict.unseen),
             (1, 1, 1, 1),
             "{verdict:?}"
         );
         assert_eq!(verdict.rules.get(""), Some(&[1, 1, 1]));
+    }
+
+    #[test]
+    fn of_a_mixed_load_the_calls_of_each_request_are_compared() {
+        let load = Load::mixed(PATTERNS.iter().collect(), 70..90);
+        let spans: Vec<Span> = load
+            .numbers
+            .clone()
+            .flat_map(|number| {
+                let pattern = load.pattern(number);
+                let request = format!("/{}/{number}", pattern.name);
+                let id = format!("s{number}");
+                let call = |i| span(Kind::Client, &format!("{request}/{i}"), "c", &id);
+                let calls: Vec<Span> = (0..pattern.calls).map(call).collect();
+                [vec![span(Kind::Server, &request, &id, "")], calls].concat()
+            })
+            .collect();
+        let verdict = Spans::new(&spans).judge(&load);
+        assert_eq!((verdict.right, verdict.unseen), (load.calls(), 0), "{verdict:?}");
+        assert_eq!(verdict.missing + verdict.wrong, 0, "{verdict:?}");
     }
 }

@@ -1,0 +1,47 @@
+//! What has to hold, and what may not get worse.
+
+use crate::load;
+use crate::report::Row;
+use crate::runtimes::Runtime;
+
+/// Calls with a wrong parent, at most, in percent: in every row.
+pub(crate) const MOST_WRONG: f64 = 0.1;
+
+/// The concurrency that the floors are for.
+const AT_ONCE: usize = 16;
+
+/// Calls with a right parent, at least, in percent. Zero where nothing is known.
+pub(crate) fn least_right(row: &Row) -> f64 {
+    if row.concurrency != AT_ONCE {
+        return 0.0;
+    }
+    let runtime = Runtime::all().into_iter().find(|runtime| runtime.to_string() == row.runtime);
+    let column = load::columns().position(|column| column == row.pattern);
+    runtime.zip(column).map_or(0.0, |(runtime, column)| f64::from(floors(runtime)[column]))
+}
+
+/// The floors of a runtime's columns: below what was measured by as much as a busy or slow
+/// machine may take from it. What is told by the thread alone does not depend on the machine.
+#[rustfmt::skip]
+fn floors(runtime: Runtime) -> [u8; 8] {
+    match runtime {
+        //                          one  seq  par timer back retry store mixed
+        Runtime::Nginx          => [100,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::PhpFpm         => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::PythonThreads  => [100, 100,   0, 100,   0, 100,  99,  50],
+        Runtime::Gunicorn       => [100, 100,   0, 100,   0, 100,  99,  50],
+        Runtime::Gevent         => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::Aiohttp        => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::FastapiAsync   => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::FastapiDef     => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::NodeHttp       => [ 90,  90,   0,   0,   0,  90,   0,   0],
+        Runtime::NodeExpress    => [ 90,  90,   0,   0,   0,  90,   0,   0],
+        Runtime::NodeFetch      => [ 90,  90,   0,   0,   0,  90,   0,   0],
+        Runtime::NodeUndici     => [ 90,  90,   0,   0,   0,  90,   0,   0],
+        Runtime::Go             => [ 20,  20,   0,   0,   0,  20,   0,   0],
+        Runtime::Axum           => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::AxumSpawned    => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::Java           => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::Puma           => [100, 100,   0, 100,   0, 100,  99,  50],
+    }
+}
