@@ -141,6 +141,49 @@ fn section<'a>(text: &'a str, title: &str) -> &'a str {
 mod tests {
     use super::*;
 
+    fn generated(path: &Path) -> String {
+        let text = fs::read_to_string(path).expect("the document is in the repository");
+        let (_, table, _) = parts(&text).expect("the document has the marks");
+        table.to_owned()
+    }
+
+    /// A table has the suite's runtimes and columns: no more, no fewer, in that order.
+    #[track_caller]
+    fn check(table: &str) {
+        let mut lines = table.lines().filter(|line| line.starts_with('|'));
+        let head: Vec<&str> = cells(lines.next().expect("a head"));
+        let wanted: Vec<&str> = ["runtime"].into_iter().chain(columns()).collect();
+        assert_eq!(head, wanted);
+        lines.next();
+        for runtime in Runtime::all() {
+            let line = lines.next().unwrap_or_else(|| panic!("{runtime} has no row"));
+            let cells = cells(line);
+            assert_eq!(cells[0], runtime.to_string());
+            for (cell, column) in cells[1..].iter().zip(columns()) {
+                assert_eq!(!cell.is_empty(), runtime.has_column(column), "{column} in {line}");
+            }
+        }
+        assert_eq!(lines.next(), None);
+    }
+
+    fn cells(line: &str) -> Vec<&str> {
+        let inner = line.trim_start_matches('|').trim_end_matches('|');
+        inner.split('|').map(str::trim).collect()
+    }
+
+    #[test]
+    fn the_readme_has_the_rows_and_columns_of_the_suite() {
+        check(&generated(&readme()));
+    }
+
+    #[test]
+    fn the_page_of_all_tables_has_the_rows_and_columns_of_the_suite() {
+        let text = generated(&page());
+        for table in Table::full() {
+            check(section(&text, &table.title()));
+        }
+    }
+
     fn row(runtime: &str, right: usize, wrong: usize) -> Row {
         Row {
             runtime: runtime.to_owned(),
