@@ -43,6 +43,6 @@ fn floors(runtime: Runtime) -> [u8; 8] {
         Runtime::AxumSpawned    => [  0,   0,   0,   0,   0,   0,   0,   0],
         Runtime::Java           => [  0,   0,   0,   0,   0,   0,   0,   0],
         // Its reactor thread reads the first request of a connection that was idle.
-        Runtime::Puma           => [ 90,  90,   0,  90,   0,  90,  90,  50],
+        Runtime::Puma           => [ 80,  80,   0,  80,   0,  80,  80,  40],
     }
 }

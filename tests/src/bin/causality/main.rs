@@ -41,7 +41,7 @@ struct Arguments {
     /// Requests of each pattern; a tenth of it with one at once
     #[arg(long, default_value_t = 1000)]
     requests: usize,
-    /// Requests that warm each service up, after the agent has started
+    /// Requests that warm each service up, after the agent has started; some of a quiet time follow
     #[arg(long, default_value_t = 2000)]
     warm_up: usize,
     /// The connections are older than the agent

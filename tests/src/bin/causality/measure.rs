@@ -15,6 +15,9 @@ use crate::truth::Spans;
 const AFTERMATH: Duration = Duration::from_millis(400);
 /// Requests at once that warm the service up.
 const WARMING_AT_ONCE: usize = 16;
+/// Requests after these, one at a time and of all patterns: a quiet time, as services have it.
+/// What an agent learns of a process then must not mislead it when the crowd comes back.
+const QUIET: usize = 50;
 /// More requests than a load has.
 const STRIDE: usize = 1_000_000;
 /// Numbers of requests that no measured load has.
@@ -30,7 +33,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) concurrency: &'a [usize],
     /// Requests of each load; a tenth of it where there is one at once.
     pub(crate) requests: usize,
-    /// Requests that warm the service up.
+    /// Requests that warm the service up; none, and no quiet time, if zero.
     pub(crate) warm_up: usize,
     /// Whether connections, the clients' and the service's, are older than the agent.
     pub(crate) older: bool,
@@ -64,10 +67,8 @@ impl Plan<'_> {
             std::thread::sleep(AFTERMATH);
             world.start_agent(&flags);
         }
-        if let Some(first) = patterns.first() {
-            let load = Load::of(first, WARMING..WARMING + self.warm_up);
-            clients.ask(&load, WARMING_AT_ONCE);
-            std::thread::sleep(AFTERMATH);
+        if self.warm_up > 0 {
+            warm_up(&mut clients, &patterns, self.warm_up);
         }
         let loads = self.loads(runtime, &patterns);
         for (concurrency, load) in &loads {
@@ -105,4 +106,14 @@ impl Plan<'_> {
         }
         loads
     }
+}
+
+/// Many requests of the first pattern at once, then a quiet time.
+fn warm_up(clients: &mut Clients, patterns: &[&'static Pattern], requests: usize) {
+    let Some(first) = patterns.first() else { return };
+    let numbers = WARMING..WARMING + requests;
+    clients.ask(&Load::of(first, numbers.clone()), WARMING_AT_ONCE);
+    std::thread::sleep(AFTERMATH);
+    clients.ask(&Load::mixed(patterns.to_vec(), numbers.end..numbers.end + QUIET), 1);
+    std::thread::sleep(AFTERMATH);
 }
