@@ -23,7 +23,7 @@ pub(crate) fn least_right(row: &Row) -> f64 {
 /// The floors of a runtime's columns: below what was measured by as much as a busy or slow
 /// machine may take from it. What is told by the thread alone does not depend on the machine.
 #[rustfmt::skip]
-fn floors(runtime: Runtime) -> [u8; 8] {
+fn floors(runtime: Runtime) -> [u8; load::PATTERNS.len() + 1] {
     match runtime {
         //                          one  seq  par timer back retry store mixed
         Runtime::Nginx          => [100,   0,   0,   0,   0,   0,   0,   0],
@@ -44,5 +44,42 @@ fn floors(runtime: Runtime) -> [u8; 8] {
         Runtime::Java           => [  0,   0,   0,   0,   0,   0,   0,   0],
         // Its reactor thread reads the first request of a connection that was idle.
         Runtime::Puma           => [ 80,  80,   0,  80,   0,  80,  80,  40],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::truth::Verdict;
+
+    fn row(concurrency: usize, right: usize, wrong: usize) -> Row {
+        let verdict = Verdict { right, missing: 1000 - right - wrong, wrong, ..Verdict::default() };
+        Row::new(Runtime::NodeHttp, "retry", concurrency, false, verdict)
+    }
+
+    #[test]
+    fn one_wrong_parent_is_borne_and_two_of_a_thousand_are_not() {
+        assert_eq!(row(16, 950, 1).falls_behind(), None);
+        assert!(row(16, 950, 2).falls_behind().is_some());
+        assert!(row(128, 950, 2).falls_behind().is_some());
+    }
+
+    #[test]
+    fn fewer_right_parents_than_the_floor_of_the_column_are_too_few() {
+        let floor = f64::from(floors(Runtime::NodeHttp)[5]);
+        assert_eq!(least_right(&row(16, 0, 0)), floor);
+        assert!(floor > 0.0 && row(16, 0, 0).falls_behind().is_some());
+        // Floors are for one concurrency.
+        assert_eq!(row(128, 0, 0).falls_behind(), None);
+    }
+
+    #[test]
+    fn what_a_service_does_not_have_has_no_floor() {
+        for runtime in Runtime::all() {
+            for (floor, column) in floors(runtime).into_iter().zip(load::columns()) {
+                assert!(floor == 0 || runtime.has_column(column), "{runtime}, {column}");
+                assert!(floor <= 100, "{runtime}, {column}");
+            }
+        }
     }
 }
