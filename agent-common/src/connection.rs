@@ -182,8 +182,8 @@ pub struct TaskState {
     pub correlation: u8,
     /// `TASK_` bits.
     pub flags: u8,
-    /// Explicit padding.
-    pub pad: u8,
+    /// On a process's first thread: threads that ended before the request that they were made for.
+    pub ended: u8,
     /// Requests that the task received and that were answered, of late.
     pub answered: u32,
     /// Of these, those that another task of the process answered.

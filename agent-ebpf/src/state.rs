@@ -254,7 +254,7 @@ pub(crate) fn task_or_new(tid: u32) -> Option<&'static mut TaskState> {
         losses: 0,
         correlation: Correlation::None as u8,
         flags: 0,
-        pad: 0,
+        ended: 0,
         answered: 0,
         moved: 0,
         tgid: 0,

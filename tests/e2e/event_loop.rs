@@ -103,6 +103,19 @@ fn requests_that_move_between_threads_find_no_parent_by_thread() {
 }
 
 #[test]
+fn threads_that_end_with_their_work_are_believed_to_have_it_from_their_birth() {
+    let mut world = World::traced();
+    let service = loops(&world, 1, 1);
+    ask(&world, &service, "spawn", 1, 100);
+    if let Some(outcome) = world.stop_agent() {
+        let (right, none, wrong) = parents(&outcome.spans, "spawn");
+        assert_eq!((right + none, wrong), (100, 0));
+        // Eight have to end before the first is believed.
+        assert_eq!(none, 8, "{right} right");
+    }
+}
+
+#[test]
 fn a_call_that_may_be_for_several_requests_links_to_all_of_them() {
     let mut world = World::traced();
     let service = loops(&world, 1, 1);

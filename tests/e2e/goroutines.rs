@@ -6,6 +6,9 @@
 mod asking;
 #[path = "../src/bin/causality/backend.rs"]
 mod backend;
+#[allow(dead_code, reason = "the suite's tables need more of it")]
+#[path = "../src/bin/causality/load.rs"]
+mod load;
 #[path = "../src/bin/causality/truth.rs"]
 mod truth;
 
@@ -15,11 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use asking::ask;
+use asking::Clients;
 use backend::Backend;
+use load::{Load, PATTERNS, Pattern};
 use tracewire_tests::services::{Service, free_port, start};
 use tracewire_tests::world::{World, is_control};
-use truth::{PATTERNS, Verdict, judge};
+use truth::{Spans, Verdict};
 
 const AT_ONCE: usize = 16;
 const REQUESTS: usize = 200;
@@ -56,8 +60,14 @@ fn built_of(source: &str, world: &World, arguments: &[&str]) -> Option<PathBuf> 
 
 fn served(world: &World, program: &Path, backend: &Backend) -> Service {
     let mut command = Command::new(program);
-    command.env("NEXT", format!("127.0.0.1:{}", backend.port()));
+    command.env("NEXT", format!("127.0.0.1:{}", backend.http));
+    command.env("STORE", format!("127.0.0.1:{}", backend.store));
     start(world, command, free_port(), world.scratch().join("seen"))
+}
+
+/// Asks so often for a pattern, with numbers from `first`.
+fn ask(port: u16, pattern: &'static Pattern, first: usize, requests: usize, at_once: usize) {
+    Clients::new(port, at_once).ask(&Load::of(pattern, first..first + requests), at_once);
 }
 
 /// Asks for each pattern, and judges each.
@@ -67,7 +77,8 @@ fn verdicts(world: &mut World, service: &Service) -> Vec<(&'static str, Verdict)
         std::thread::sleep(AFTERMATH);
     }
     let Some(outcome) = world.stop_agent() else { return Vec::new() };
-    PATTERNS.iter().map(|one| (one.name, judge(one, REQUESTS, &outcome.spans))).collect()
+    let spans = Spans::new(&outcome.spans);
+    PATTERNS.iter().map(|one| (one.name, spans.judge(&Load::of(one, 0..REQUESTS)))).collect()
 }
 
 /// Each call has the request as its parent in consequence of which it was made, if that was not
@@ -128,7 +139,7 @@ fn a_goroutine_of_a_pool_gives_no_call_the_parent_for_which_it_was_made() {
         ask(service.port, pattern, 0, REQUESTS, AT_ONCE);
         std::thread::sleep(AFTERMATH);
         if let Some(outcome) = world.stop_agent() {
-            let verdict = judge(pattern, REQUESTS, &outcome.spans);
+            let verdict = Spans::new(&outcome.spans).judge(&Load::of(pattern, 0..REQUESTS));
             assert_eq!((verdict.wrong, verdict.unseen), (0, 0), "{name}: {verdict:?}");
         }
     }

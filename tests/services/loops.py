@@ -3,6 +3,7 @@
 /callsX/N: three calls at once (/callsX/N/0 ...), and the answer after the last reply.
 /timer/N: one call, 20 ms later.
 /jobs/N:  the answer at once; 30 ms later JOBS calls that no request asks for.
+/spawn/N: one call, by a thread that is made for it and ends before the answer.
 /burst/N: one call; with its reply come JOBS calls that no request asks for, and the answer.
 
 What it calls is a process of its own at NEXT, which answers as it comes.
@@ -61,7 +62,8 @@ class Service:
         self.watch(self.listener)
 
     def watch(self, connection):
-        self.poll.register(connection, selectors.EVENT_READ)
+        with self.lock:
+            self.poll.register(connection, selectors.EVENT_READ)
 
     def call(self, path, request):
         with self.lock:
@@ -69,6 +71,12 @@ class Service:
             self.waiting[connection] = request
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: next\r\n\r\n".encode())
         self.watch(connection)
+
+    def call_and_wait(self, path):
+        connection = self.idle.pop()
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: next\r\n\r\n".encode())
+        connection.recv(4096)
+        self.idle.append(connection)
 
     def jobs(self, path):
         for number in range(JOBS):
@@ -111,6 +119,11 @@ class Service:
                 self.call(f"{path}/{number}", request)
         elif kind == "timer":
             self.later(0.02, lambda: self.call(f"{path}/0", request))
+        elif kind == "spawn":
+            thread = threading.Thread(target=self.call_and_wait, args=(f"{path}/0",))
+            thread.start()
+            thread.join()
+            self.answer(request)
         elif kind == "burst":
             self.call(f"{path}/0", request)
         else:

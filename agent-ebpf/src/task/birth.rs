@@ -60,6 +60,7 @@ pub(crate) fn on_exit() {
     // SAFETY: no arguments.
     let id = unsafe { bpf_get_current_pid_tgid() };
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    work::ended(tgid, tid);
     forget_task(tid);
     if tgid != tid {
         return;

@@ -151,12 +151,39 @@ pub(crate) fn of(task: u64, port: u16) -> Work {
     if state.flags & TASK_MULTIPLEXES != 0 {
         return event_loop::work_of_turn(state, (task >> 32) as u32, port);
     }
-    if state.flags & TASK_BORN != 0 && !activities::is_going_on(state.activity) {
-        // It has outlived what it was made for, and goes on with something else.
-        state.flags &= !TASK_BORN;
-        note_pools((task >> 32) as u32);
+    if state.flags & TASK_BORN != 0 {
+        if !activities::is_going_on(state.activity) {
+            // It has outlived what it was made for, and goes on with something else.
+            state.flags &= !TASK_BORN;
+            note_pools((task >> 32) as u32);
+        } else if !threads_end((task >> 32) as u32) {
+            return Work::AMBIGUOUS;
+        }
     }
     Work { activity: state.activity, rule: state.correlation as u64 }
+}
+
+/// Threads of a process that ended before the request that they were made for, and no
+/// thread that outlived its: what it takes to believe that they are not a pool's, whose first
+/// job may be another than that for which it was made.
+const PROOF: u8 = 8;
+
+/// Whether threads of the process end with what they were made for.
+#[inline(never)]
+fn threads_end(tgid: u32) -> bool {
+    state::task(tgid).is_some_and(|main| main.ended >= PROOF && main.flags & TASK_HAS_POOLS == 0)
+}
+
+/// The task at work ends.
+#[inline(always)]
+pub(crate) fn ended(tgid: u32, tid: u32) {
+    if let Some(state) = state::task(tid)
+        && state.flags & TASK_BORN != 0
+        && activities::is_going_on(state.activity)
+        && let Some(main) = state::task_or_new(tgid)
+    {
+        main.ended = main.ended.saturating_add(1);
+    }
 }
 
 /// Threads of the process outlive what they were made for.
