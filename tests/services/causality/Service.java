@@ -1,21 +1,28 @@
 // Java: com.sun.net.httpserver with a pool of 160 threads, client java.net.http.
 // Typical: a dispatcher thread selects, a pool thread reads the request and waits
 // for the calls; threads of the client's executor write them, its selector thread
-// reads the answers.
+// reads the answers. With CLIENT=pool a thread of a second pool makes each call, by the
+// blocking HttpURLConnection.
 
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
 import java.io.BufferedReader;
 import java.io.IOException;
+import java.io.InputStream;
 import java.io.InputStreamReader;
+import java.io.UncheckedIOException;
+import java.net.HttpURLConnection;
 import java.net.InetSocketAddress;
+import java.net.Proxy;
 import java.net.Socket;
 import java.net.URI;
+import java.net.URL;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse.BodyHandlers;
 import java.time.Duration;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.LinkedBlockingDeque;
 import java.util.concurrent.ScheduledExecutorService;
@@ -38,8 +45,37 @@ public class Service {
         return HttpRequest.newBuilder(URI.create(NEXT + path)).timeout(Duration.ofSeconds(20)).build();
     }
 
+    static final boolean pooled = "pool".equals(System.getenv("CLIENT"));
+    static final ExecutorService jobs = Executors.newFixedThreadPool(64);
+
+    static int block(String path) {
+        try {
+            HttpURLConnection connection =
+                    (HttpURLConnection) new URL(NEXT + path).openConnection(Proxy.NO_PROXY);
+            connection.setReadTimeout(20_000);
+            int status = connection.getResponseCode();
+            // Read to its end, so that the connection is used again.
+            try (InputStream content =
+                    status < 400 ? connection.getInputStream() : connection.getErrorStream()) {
+                content.readAllBytes();
+            }
+            return status;
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
     static int get(String path) throws Exception {
+        if (pooled) {
+            return jobs.submit(() -> block(path)).get();
+        }
         return client.send(request(path), BodyHandlers.ofString()).statusCode();
+    }
+
+    static CompletableFuture<?> start(String path) {
+        return pooled
+                ? CompletableFuture.supplyAsync(() -> block(path), jobs)
+                : client.sendAsync(request(path), BodyHandlers.ofString());
     }
 
     static void one(String id) throws Exception {
@@ -54,7 +90,7 @@ public class Service {
 
     static void parallel(String id) throws Exception {
         CompletableFuture.allOf(IntStream.range(0, 3)
-                .mapToObj(i -> client.sendAsync(request("/parallel/" + id + "/" + i), BodyHandlers.ofString()))
+                .mapToObj(i -> start("/parallel/" + id + "/" + i))
                 .toArray(CompletableFuture[]::new)).get();
     }
 
@@ -136,6 +172,7 @@ public class Service {
         System.setProperty("sun.net.httpserver.nodelay", "true");
         System.setProperty("sun.net.httpserver.maxIdleConnections", "512");
         System.setProperty("sun.net.httpserver.idleInterval", "120");
+        System.setProperty("http.maxConnections", "512");
         int port = Integer.parseInt(System.getenv("PORT"));
         HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", port), 512);
         server.setExecutor(Executors.newFixedThreadPool(160));

@@ -21,6 +21,8 @@ pub(crate) enum Runtime {
     PhpFpm,
     /// Python's http.server with a thread for each connection, and requests.
     PythonThreads,
+    /// The same, with calls handed to a ThreadPoolExecutor.
+    PythonExecutor,
     /// gunicorn with gthread workers, and requests.
     Gunicorn,
     /// gevent, and requests.
@@ -47,6 +49,8 @@ pub(crate) enum Runtime {
     AxumSpawned,
     /// A thread pool of the JVM, and its HttpClient.
     Java,
+    /// The same server; calls are handed to a second pool, of blocking clients.
+    JavaPool,
     /// Ruby on puma.
     Puma,
 }
@@ -57,6 +61,7 @@ impl fmt::Display for Runtime {
             Self::Nginx => "nginx, proxy",
             Self::PhpFpm => "PHP-FPM behind nginx, curl",
             Self::PythonThreads => "Python threads, requests",
+            Self::PythonExecutor => "Python ThreadPoolExecutor",
             Self::Gunicorn => "gunicorn gthread, requests",
             Self::Gevent => "gevent, requests",
             Self::Aiohttp => "aiohttp",
@@ -70,6 +75,7 @@ impl fmt::Display for Runtime {
             Self::Axum => "Rust tokio, axum and hyper-util",
             Self::AxumSpawned => "Rust tokio, calls in spawned tasks",
             Self::Java => "Java thread pool, HttpClient",
+            Self::JavaPool => "Java two pools, HttpURLConnection",
             Self::Puma => "puma, Net::HTTP",
         })
     }
@@ -132,7 +138,7 @@ impl Runtime {
             }
             Self::NodeHttp | Self::NodeExpress | Self::NodeFetch | Self::NodeUndici => "node",
             Self::Go => "go",
-            Self::Java => "javac",
+            Self::Java | Self::JavaPool => "javac",
             Self::Puma => "puma",
             Self::Gunicorn => "gunicorn",
             Self::Axum | Self::AxumSpawned => return Ok(()),
@@ -197,6 +203,7 @@ impl Runtime {
                 return Running { front, _behind: Some(behind) };
             }
             Self::PythonThreads => python("threads.py"),
+            Self::PythonExecutor => python("executor.py"),
             Self::Gevent => python("gevent_service.py"),
             Self::Aiohttp => python("aiohttp_service.py"),
             Self::FastapiAsync => python("fastapi_service.py"),
@@ -219,9 +226,12 @@ impl Runtime {
             Self::Go => Command::new(built(world)),
             Self::Axum => axum("awaited"),
             Self::AxumSpawned => axum("spawned"),
-            Self::Java => {
+            Self::Java | Self::JavaPool => {
                 let mut command = Command::new("java");
                 command.arg(source("Service.java"));
+                if self == Self::JavaPool {
+                    command.env("CLIENT", "pool");
+                }
                 command
             }
             Self::Puma => {
