@@ -6,7 +6,7 @@
 mod asking;
 #[path = "../src/bin/causality/backend.rs"]
 mod backend;
-#[allow(dead_code, reason = "the suite's tables need more of it")]
+#[expect(dead_code, reason = "the suite's tables need more of it")]
 #[path = "../src/bin/causality/load.rs"]
 mod load;
 #[path = "../src/bin/causality/truth.rs"]

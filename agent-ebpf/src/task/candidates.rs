@@ -18,10 +18,10 @@ static LOOPS: LruHashMap<u32, [u64; CANDIDATES], 1024> = LruHashMap::new();
 /// none is.
 #[inline(never)]
 pub(crate) fn add(tid: u32, activity: u64) {
-    if LOOPS.get_ptr_mut(&tid).is_none() {
+    if LOOPS.get_ptr_mut(tid).is_none() {
         let _full_is_fine = LOOPS.insert(tid, [0; CANDIDATES], 0);
     }
-    let Some(received) = LOOPS.get_ptr_mut(&tid) else { return };
+    let Some(received) = LOOPS.get_ptr_mut(tid) else { return };
     let mut place = 0;
     while place < CANDIDATES {
         // SAFETY: map memory; written to by the task alone.
@@ -53,7 +53,7 @@ pub(crate) unsafe extern "C" fn tell_candidates(
     if connection.is_null() {
         return 0;
     }
-    let (Some(state), Some(received)) = (state::task(tid), LOOPS.get_ptr_mut(&tid)) else {
+    let (Some(state), Some(received)) = (state::task(tid), LOOPS.get_ptr_mut(tid)) else {
         return 0;
     };
     // SAFETY: checked for null, and valid by the caller's promise.

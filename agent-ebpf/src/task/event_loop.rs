@@ -212,7 +212,7 @@ fn doubt(state: &mut TaskState, destination: u64) {
 /// counts.
 #[inline(never)]
 fn has_jobs(destination: u64) -> bool {
-    let Some(jobs) = UNASKED.get_ptr_mut(&destination) else { return false };
+    let Some(jobs) = UNASKED.get_ptr_mut(destination) else { return false };
     // SAFETY: map memory. Two tasks at once may count one request for two.
     let jobs = unsafe { &mut *jobs };
     jobs.sent = jobs.sent.saturating_add(1);
@@ -226,7 +226,7 @@ fn has_jobs(destination: u64) -> bool {
 /// The loop sent something to the destination that no request asked for.
 #[inline(never)]
 fn note_job(destination: u64) {
-    if let Some(jobs) = UNASKED.get_ptr_mut(&destination) {
+    if let Some(jobs) = UNASKED.get_ptr_mut(destination) {
         // SAFETY: map memory, as above.
         unsafe { (*jobs).unasked = (*jobs).unasked.saturating_add(1) };
     } else {

@@ -55,10 +55,10 @@ pub(crate) fn answered(state: &mut TaskState, by_another: bool) {
 /// A request was received first.
 #[inline(always)]
 pub(crate) fn received(tgid: u32, activity: u64) {
-    if SCATTERED.get_ptr_mut(&tgid).is_none() {
+    if SCATTERED.get_ptr_mut(tgid).is_none() {
         let _full_is_fine = SCATTERED.insert(tgid, Requests { open: 0, last: 0 }, 0);
     }
-    let Some(requests) = SCATTERED.get_ptr_mut(&tgid) else { return };
+    let Some(requests) = SCATTERED.get_ptr_mut(tgid) else { return };
     // SAFETY: map memory.
     unsafe {
         add(&raw mut (*requests).open, 1);
@@ -70,7 +70,7 @@ pub(crate) fn received(tgid: u32, activity: u64) {
 /// A request that [`received`] was told of is answered.
 #[inline(always)]
 pub(crate) fn closed(tgid: u32) {
-    if let Some(requests) = SCATTERED.get_ptr_mut(&tgid) {
+    if let Some(requests) = SCATTERED.get_ptr_mut(tgid) {
         // SAFETY: map memory.
         unsafe { add(&raw mut (*requests).open, u64::MAX) };
     }
@@ -79,13 +79,13 @@ pub(crate) fn closed(tgid: u32) {
 /// The process is gone.
 #[inline(always)]
 pub(crate) fn forget(tgid: u32) {
-    let _was_never_there = SCATTERED.remove(&tgid);
+    let _was_never_there = SCATTERED.remove(tgid);
 }
 
 /// What the process sends for.
 #[inline(never)]
 pub(crate) fn work_of(tgid: u32) -> Work {
-    let Some(requests) = SCATTERED.get_ptr_mut(&tgid) else { return Work::AMBIGUOUS };
+    let Some(requests) = SCATTERED.get_ptr_mut(tgid) else { return Work::AMBIGUOUS };
     // SAFETY: map memory.
     let (open, last) = unsafe { ((*requests).open, (*requests).last) };
     if open == 1 && activities::is_open(last) {
