@@ -11,13 +11,11 @@
 //! shows that it goes on with requests at other times as well, and the belief is gone.
 //!
 //! Jobs that no request asks for show when a loop sends while each open request waits for a
-//! response. They are looked for by destination: where a process sends by itself more than seldom,
-//! only the first request after each thing that was received is for that.
+//! response. Where a process sends by itself more than seldom (`jobs`), only the first request after
+//! each thing that was received is for that.
 
-use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
-use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::{
     ACTIVITY_SENT_UNKNOWN, PENDING, TASK_ACTED, TASK_AMBIGUOUS, TASK_MULTIPLEXES,
     TASK_SENT_UNKNOWN, TASK_SLEPT, TaskState,
@@ -26,6 +24,7 @@ use tracewire_common::outcome::Correlation;
 
 use crate::activities;
 use crate::state::{config, rule_is_on};
+use crate::task::jobs;
 use crate::task::work::Work;
 
 /// Things in a row of which a loop has to do something at once, before it is believed to be
@@ -38,22 +37,6 @@ const MOST_LOSSES: u8 = 12;
 /// Things in a row without which not even an only candidate is believed: a loop that receives
 /// a batch of things and then takes them up makes every count of what waits doubtful.
 const TIDY: u32 = 16;
-
-/// What a process sends to a port, since it sent something there that no request asked for.
-#[repr(C)]
-struct Jobs {
-    sent: u32,
-    unasked: u32,
-}
-
-/// By process and port.
-#[btf_map]
-static UNASKED: LruHashMap<u64, Jobs, 4096> = LruHashMap::new();
-
-/// One job in so many requests to a destination makes what is sent there doubtful.
-const JOBS_IN: u32 = 512;
-/// Requests after which older ones count half.
-const REMEMBERED: u32 = 1 << 20;
 
 /// How often the task at work has gone to sleep (`task_struct.nvcsw`).
 #[inline(always)]
@@ -162,8 +145,8 @@ fn forget_if_slept(state: &mut TaskState) {
 #[inline(always)]
 pub(crate) fn work_of_turn(state: &mut TaskState, tgid: u32, port: u16) -> Work {
     forget_if_slept(state);
-    let destination = (tgid as u64) << 16 | port as u64;
-    let has_jobs = has_jobs(destination);
+    let destination = jobs::destination(tgid, port);
+    let has_jobs = jobs::are_sent(destination);
     let mut rule = Correlation::Turn as u8;
     let mut activity = if has_jobs { 0 } else { last_of_prompt(state) };
     if activity == 0 {
@@ -201,36 +184,10 @@ fn doubt(state: &mut TaskState, destination: u64) {
         }
     } else if state.last != 0 || has_slept {
         if no_request_asks(state) {
-            note_job(destination);
+            jobs::note(destination);
         } else {
             distrust(state);
         }
-    }
-}
-
-/// Whether the loop sends to the destination by itself more than seldom. What it sends now
-/// counts.
-#[inline(never)]
-fn has_jobs(destination: u64) -> bool {
-    let Some(jobs) = UNASKED.get_ptr_mut(destination) else { return false };
-    // SAFETY: map memory. Two tasks at once may count one request for two.
-    let jobs = unsafe { &mut *jobs };
-    jobs.sent = jobs.sent.saturating_add(1);
-    if jobs.sent >= REMEMBERED {
-        jobs.sent /= 2;
-        jobs.unasked /= 2;
-    }
-    jobs.unasked.saturating_mul(JOBS_IN) > jobs.sent
-}
-
-/// The loop sent something to the destination that no request asked for.
-#[inline(never)]
-fn note_job(destination: u64) {
-    if let Some(jobs) = UNASKED.get_ptr_mut(destination) {
-        // SAFETY: map memory, as above.
-        unsafe { (*jobs).unasked = (*jobs).unasked.saturating_add(1) };
-    } else {
-        let _full_is_fine = UNASKED.insert(destination, Jobs { sent: 1, unasked: 1 }, 0);
     }
 }
 

@@ -4,5 +4,6 @@ pub(crate) mod birth;
 pub(crate) mod candidates;
 pub(crate) mod event_loop;
 pub(crate) mod exec;
+pub(crate) mod jobs;
 pub(crate) mod scattered;
 pub(crate) mod work;

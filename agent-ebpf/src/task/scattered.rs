@@ -12,6 +12,7 @@ use tracewire_common::outcome::Correlation;
 
 use crate::activities;
 use crate::state::add;
+use crate::task::jobs;
 use crate::task::work::Work;
 
 /// Answers from another thread, at least so many and at least one in so many, that tell such a
@@ -82,13 +83,17 @@ pub(crate) fn forget(tgid: u32) {
     let _was_never_there = SCATTERED.remove(tgid);
 }
 
-/// What the process sends for.
+/// What the process sends to that port for.
 #[inline(never)]
-pub(crate) fn work_of(tgid: u32) -> Work {
+pub(crate) fn work_of(tgid: u32, port: u16) -> Work {
     let Some(requests) = SCATTERED.get_ptr_mut(tgid) else { return Work::AMBIGUOUS };
     // SAFETY: map memory.
     let (open, last) = unsafe { ((*requests).open, (*requests).last) };
-    if open == 1 && activities::is_open(last) {
+    let destination = jobs::destination(tgid, port);
+    let has_jobs = jobs::are_sent(destination);
+    if open == 0 {
+        jobs::note(destination);
+    } else if open == 1 && !has_jobs && activities::is_open(last) {
         return Work { activity: last, rule: Correlation::Receive as u64 };
     }
     Work::AMBIGUOUS

@@ -146,7 +146,7 @@ pub(crate) fn born(tid: u32, activity: u64, tgid: u32, is_thread: bool) {
 pub(crate) fn of(task: u64, port: u16) -> Work {
     let Some(state) = state::task(task as u32) else { return Work::NONE };
     if scattered::is(state) {
-        return scattered::work_of((task >> 32) as u32);
+        return scattered::work_of((task >> 32) as u32, port);
     }
     if state.flags & TASK_MULTIPLEXES != 0 {
         return event_loop::work_of_turn(state, (task >> 32) as u32, port);

@@ -34,11 +34,12 @@ fn floors(runtime: Runtime) -> [u8; load::PATTERNS.len() + 1] {
         Runtime::Aiohttp        => [  0,   0,   0,   0,   0,   0,   0,   0],
         Runtime::FastapiAsync   => [  0,   0,   0,   0,   0,   0,   0,   0],
         Runtime::FastapiDef     => [  0,   0,   0,   0,   0,   0,   0,   0],
-        // An event loop has to earn trust again after the quiet time.
-        Runtime::NodeHttp       => [ 50,  90,  50,   0,   0,  70,  40,   0],
-        Runtime::NodeExpress    => [ 50,  90,  50,   0,   0,  70,  40,   0],
-        Runtime::NodeFetch      => [ 50,  90,  50,   0,   0,  70,  40,   0],
-        Runtime::NodeUndici     => [ 50,  90,  50,   0,   0,  70,  40,   0],
+        // An event loop has to earn trust again after the quiet time, and for more than one call
+        // at once longer than the short form lasts: there were jobs in it.
+        Runtime::NodeHttp       => [ 50,  90,   0,   0,   0,  70,  40,   0],
+        Runtime::NodeExpress    => [ 50,  90,   0,   0,   0,  70,  40,   0],
+        Runtime::NodeFetch      => [ 50,  90,   0,   0,   0,  70,  40,   0],
+        Runtime::NodeUndici     => [ 50,  90,   0,   0,   0,  70,  40,   0],
         Runtime::Go             => [ 99,  99,  99,  99,   0,  99,  99,  80],
         Runtime::Axum           => [  0,   0,   0,   0,   0,   0,   0,   0],
         Runtime::AxumSpawned    => [  0,   0,   0,   0,   0,   0,   0,   0],
