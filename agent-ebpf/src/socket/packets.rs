@@ -22,6 +22,8 @@ use crate::state::{self, EarlyData, EarlyKey, config, count};
 const IPPROTO_TCP: u32 = 6;
 /// `TCP_LISTEN` (include/net/tcp_states.h).
 const TCP_LISTEN: u32 = 10;
+/// `TCP_SYN_RECV`, likewise.
+const TCP_SYN_RECV: u32 = 3;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -56,6 +58,14 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
             }
             return;
         }
+        if !EGRESS && is_being_established(sk) {
+            // The packet that completes the handshake is at work on another CPU, and sets up
+            // the state: it reads what is kept here.
+            keep_early_data(skb, sk);
+            if is_being_established(sk) {
+                return;
+            }
+        }
         let mut connection = state::connection(sk.cast());
         if !connection.is_null() && (*connection).flags & CONN_OPAQUE != 0 {
             if EGRESS && (*connection).role == Role::Client as u8 {
@@ -88,6 +98,17 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
             on_end::<EGRESS>(connection, &segment, now);
         }
     }
+}
+
+/// Whether the socket was made, but its connection is not set up yet.
+///
+/// # Safety
+///
+/// `sk` must be the program's.
+#[inline(always)]
+unsafe fn is_being_established(sk: *mut bpf_sock) -> bool {
+    // SAFETY: the caller's promise; volatile, since another CPU may change it meanwhile.
+    unsafe { (&raw const (*sk).state).read_volatile() == TCP_SYN_RECV }
 }
 
 /// Reads the headers of a packet, which starts with the network header.
