@@ -1,5 +1,7 @@
 """A service of event loops: THREADS of them, which take what comes from one queue.
 
+One alone never sleeps, as a busy one does not: what it received last is then always fresh.
+
 /callsX/N: three calls at once (/callsX/N/0 ...), and the answer after the last reply.
 /timer/N: one call, 20 ms later.
 /jobs/N:  the answer at once; 30 ms later JOBS calls that no request asks for.
@@ -170,7 +172,7 @@ class Service:
                     self.poll.unregister(key.fileobj)
             for key, _ in found:
                 self.received(key.fileobj)
-            if not found:
+            if not found and THREADS > 1:
                 time.sleep(0.0005)
 
 
