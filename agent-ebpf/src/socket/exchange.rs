@@ -10,8 +10,7 @@ use tracewire_common::context::{FLAG_SAMPLED, TraceContext, is_sampled_at};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{Correlation, Outcome};
 use tracewire_common::parse::http1::{
-    Body, Event, FACT_AMBIGUOUS, FACT_CONNECT, FACT_HEAD, FACT_TRACEPARENT,
-    FACT_TRACEPARENT_REPEATED, FACT_UPGRADE,
+    Body, Event, FACT_CONNECT, FACT_HEAD, FACT_TRACEPARENT, FACT_TRACEPARENT_REPEATED, FACT_UPGRADE,
 };
 use tracewire_common::records::{ExchangeOpened, KIND_EXCHANGE_OPENED};
 use tracewire_common::stream::{Stream, TRUSTED};
@@ -273,9 +272,6 @@ pub(crate) fn open_client(
     // SAFETY: live while the program runs.
     let connection = unsafe { &mut *drive.connection };
     let facts = stream.http1.facts();
-    if facts & FACT_AMBIGUOUS != 0 {
-        stream.flags &= !TRUSTED;
-    }
     let own_tracing = own == OwnHeader::Own;
     let Some(exchange) = take_place(connection) else { return };
     let mut flags = exchange_flags(facts, &origin.context);
@@ -386,8 +382,21 @@ fn opened(drive: &mut Drive, stream: &mut Stream, origin: &Origin, outcome: u8) 
 /// After a request's head: its body, or the wait for an answer to `Upgrade` or `CONNECT`.
 #[inline(always)]
 pub(crate) fn request_body(connection: *mut Connection, stream: &mut Stream) {
+    // Here, where each head comes by: whichever program read it, and whatever was done with it.
+    distrust_if_doubtful(connection, stream);
     if stream.http1.begin_body(Body::Framed) == Event::MessageEnd {
         request_end(connection, stream);
+    }
+}
+
+/// After a request that two readers could read differently it is not certain where the next one
+/// starts, nor is it after a response that seems to fit.
+#[inline(always)]
+fn distrust_if_doubtful(connection: *mut Connection, stream: &mut Stream) {
+    if stream.http1.is_doubtful() {
+        stream.flags &= !TRUSTED;
+        // SAFETY: live while the program runs.
+        unsafe { (*connection).flags |= CONN_DISTRUSTED };
     }
 }
 
@@ -404,12 +413,8 @@ pub(crate) fn request_end(connection: *mut Connection, stream: &mut Stream) {
             exchange.flags |= EXCHANGE_REQUEST_DONE;
         }
     }
-    if facts & FACT_AMBIGUOUS != 0 {
-        // Found in the body's framing: where the next request starts is not certain, nor
-        // is it after a response that seems to fit.
-        stream.flags &= !TRUSTED;
-        connection.flags |= CONN_DISTRUSTED;
-    }
+    // Also the framing of its body may have been doubtful.
+    distrust_if_doubtful(connection, stream);
     stream.http1.next_message();
     if facts & (FACT_UPGRADE | FACT_CONNECT) != 0 {
         stream.http1.hold();

@@ -8,9 +8,8 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SkMsgContext;
 use tracewire_common::config::{KernelConfig, MAX_INJECTED_HEAD, PROPAGATE_HTTP1, WINDOW};
-use tracewire_common::connection::{CONN_DISTRUSTED, CONN_OPAQUE, Connection};
+use tracewire_common::connection::{CONN_OPAQUE, Connection};
 use tracewire_common::outcome::{Outcome, Role};
-use tracewire_common::parse::http1::{FACT_AMBIGUOUS, FACT_BROKEN, FACT_CHUNKED, FACT_CODING};
 use tracewire_common::parse::traceparent::{HEADER_LEN, PARENT_OFFSET, hex_id, write_header};
 use tracewire_common::stream::{Placement, Stream};
 
@@ -197,11 +196,7 @@ unsafe fn write_context(
     if !state::process_may_be_touched(config, (drive.task >> 32) as u32) {
         return (Outcome::ProcessExcluded, 0);
     }
-    let facts = stream.http1.facts();
-    // A transfer coding without `chunked` leaves no length (RFC 9112 §6.3).
-    let unframed = facts & (FACT_CODING | FACT_CHUNKED) == FACT_CODING;
-    if facts & (FACT_AMBIGUOUS | FACT_BROKEN) != 0 || unframed {
-        connection.flags |= CONN_DISTRUSTED;
+    if stream.http1.is_doubtful() {
         return (Outcome::Ambiguous, 0);
     }
     if !stream.is_trusted() {

@@ -62,3 +62,25 @@ fn folded_headers_are_left_alone() {
         ],
     );
 }
+
+#[test]
+fn what_follows_an_ambiguous_head_is_left_alone_also_if_that_had_a_context() {
+    const OWN: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
+    let mut world = World::traced();
+    let connections = ["Transfer-Encoding: gzip", "X: folded\r\n twice", "Content-Length : 0"];
+    let connections = connections.map(|header| {
+        let first = format!("GET /1 HTTP/1.1\r\nHost: a\r\n{OWN}{header}\r\n\r\n");
+        let more = (2..6).map(|number| format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let requests: Vec<String> = std::iter::once(first).chain(more).collect();
+        let client = requests.iter().flat_map(|r| [Step::send(r), Step::until("\r\n\r\nok")]);
+        let server = requests.iter().flat_map(|_| [Step::until("\r\n\r\n"), Step::send(OK)]);
+        let steps = (client.collect(), server.chain([Step::UntilClosed]).collect());
+        (requests.concat(), steps)
+    });
+    let (streams, steps): (Vec<String>, Vec<_>) = connections.into_iter().unzip();
+    let recorded = run(&world, steps);
+    for (stream, received) in streams.iter().zip(&recorded.requests) {
+        untouched("own context, ambiguous", stream.as_bytes(), received);
+    }
+    world.stop_agent();
+}

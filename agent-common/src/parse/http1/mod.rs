@@ -117,6 +117,14 @@ impl Http1 {
         self.facts
     }
 
+    /// Whether two readers could disagree about the request, or about where it ends. A transfer
+    /// coding without `chunked` leaves no length (RFC 9112 §6.3).
+    #[inline(always)]
+    pub fn is_doubtful(&self) -> bool {
+        let unframed = self.facts & (FACT_CODING | FACT_CHUNKED) == FACT_CODING;
+        self.facts & (FACT_AMBIGUOUS | FACT_BROKEN) != 0 || unframed
+    }
+
     /// The status code of the response's head.
     #[inline(always)]
     pub fn status(&self) -> u16 {
