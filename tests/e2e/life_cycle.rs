@@ -247,7 +247,7 @@ fn a_killed_agent_harms_no_request_and_the_next_one_carries_on() {
     under_load(&mut world, 6, |world| {
         world.kill_agent();
         // The kernel clears the program array in work that it puts off a little.
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_secs(1));
         client.open_gate();
         client.wait_gate(1);
         std::thread::sleep(Duration::from_millis(500));

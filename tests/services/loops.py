@@ -125,6 +125,9 @@ class Service:
             thread = threading.Thread(target=self.call_and_wait, args=(f"{path}/0",))
             thread.start()
             thread.join()
+            # That is before the system's thread has ended.
+            while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+                time.sleep(0.0001)
             self.answer(request)
         elif kind == "burst":
             self.call(f"{path}/0", request)
