@@ -26,6 +26,9 @@ const BUCKETS: u32 = 1 << 10;
 /// How long a context waits at least, in ns. What goes to other hosts is not taken by anybody.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
+/// How often the lock of a bucket is tried: others hold it for some tens of ns.
+const TRIES: u32 = 64;
+
 /// A request on its way.
 #[repr(C)]
 struct Waiting {
@@ -43,7 +46,7 @@ struct Waiting {
 /// and so stays in few cache lines.
 #[repr(C)]
 struct Bucket {
-    /// Non-zero while the bucket is read or written.
+    /// Non-zero while the bucket is written.
     busy: u64,
     /// For each place the sequence number of the head's first byte; 0 if it is free.
     seqs: [u32; PLACES],
@@ -114,8 +117,12 @@ pub(crate) unsafe extern "C" fn leave(
             return 0;
         }
         let Some(bucket) = bucket(connection.local_port, connection.remote_port) else { return 0 };
-        if !try_lock(&raw mut (*bucket).busy) {
-            return 0;
+        let mut tries = 0;
+        while !try_lock(&raw mut (*bucket).busy) {
+            tries += 1;
+            if tries >= TRIES {
+                return 0;
+            }
         }
         let mut place = 0;
         while place < PLACES {
@@ -161,20 +168,22 @@ pub(crate) unsafe extern "C" fn take(
         let connection = &*connection;
         let Some(bucket) = bucket(connection.remote_port, connection.local_port) else { return 0 };
         let mut place = 0;
-        // Most find their own in the first place, or none: a look without the lock tells.
+        // Without the lock: what was left was so before the bytes left that came here, and nobody
+        // writes to the place while it has their number, and has not waited too long.
         while place < PLACES {
             if (&raw const (*bucket).seqs[place]).read_volatile() == seq {
                 break;
             }
             place += 1;
         }
-        if place >= PLACES || !try_lock(&raw mut (*bucket).busy) {
+        if place >= PLACES {
             return 0;
         }
         let client = words(&raw const connection.remote_addr);
         let server = words(&raw const connection.local_addr);
         let waiting = (&raw const (*bucket).waiting).cast::<Waiting>().add(place);
-        let is_this = (*bucket).seqs[place] == seq
+        *into = (*waiting).context;
+        let is_this = (&raw const (*bucket).seqs[place]).read_volatile() == seq
             && (*waiting).client_port == connection.remote_port
             && (*waiting).server_port == connection.local_port
             && (*waiting).client_addr[0] == client[0]
@@ -182,12 +191,8 @@ pub(crate) unsafe extern "C" fn take(
             && (*waiting).server_addr[0] == server[0]
             && (*waiting).server_addr[1] == server[1];
         if is_this {
-            *into = (*waiting).context;
             // It is taken once: the same bytes sent again are another request's.
-            (*bucket).seqs[place] = 0;
-        }
-        unlock(&raw mut (*bucket).busy);
-        if is_this {
+            (&raw mut (*bucket).seqs[place]).write_volatile(0);
             count(Counter::ContextsHandedOver);
         }
         is_this as u64
