@@ -81,7 +81,7 @@ pub(crate) fn check(cgroup: Option<&Path>) -> bool {
     let propagation = match trial.readability {
         Ok(Readability::Right) if propagates => Ok("FIONREAD stays right on enrolled sockets"),
         Ok(Readability::Restored) if propagates => {
-            Ok("this kernel breaks FIONREAD on enrolled sockets, so by default no request is given a header, and only services on this host are joined; with --propagate http1 a verdict program restores it, and harms connections (README, Kernels)")
+            Ok("this kernel breaks FIONREAD on enrolled sockets, so by default no request is given a header, and only services on this host are joined; with --propagate always a verdict program restores it, and harms connections (README, Kernels)")
         }
         Ok(_) => Err("this kernel breaks FIONREAD on enrolled sockets, or refuses the program: use --propagate off".to_owned()),
         Err(error) => Err(format!("{error}: use --propagate off")),

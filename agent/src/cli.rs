@@ -26,10 +26,11 @@ pub(crate) enum Command {
 /// Which requests are given a trace context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Propagate {
-    /// Requests over HTTP/1.x, where the kernel does no harm to the connections.
+    /// All, where the kernel does no harm to the connections.
     Auto,
-    /// Requests over HTTP/1.x, also where it does.
-    Http1,
+    /// All, also where it does.
+    #[value(alias = "http1")]
+    Always,
     /// None: nothing is ever written into traffic.
     Off,
 }

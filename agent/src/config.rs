@@ -112,7 +112,7 @@ impl RunConfig {
             kernel: KernelSettings {
                 propagation: match args.propagate {
                     Propagate::Auto => Propagation::WhereHarmless,
-                    Propagate::Http1 => Propagation::Always,
+                    Propagate::Always => Propagation::Always,
                     Propagate::Off => Propagation::Never,
                 },
                 sample_ratio: args.sample_ratio,

@@ -51,7 +51,7 @@ pub fn command(arguments: &[&str]) -> Command {
             command.env_remove(&*key);
         }
     }
-    command.args(arguments).env("TRACEWIRE_PROPAGATE", "http1");
+    command.args(arguments).env("TRACEWIRE_PROPAGATE", "always");
     command
 }
 

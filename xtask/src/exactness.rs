@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
 ///
 /// As [`run`].
 pub(crate) fn short() -> Result<()> {
-    for propagate in ["auto", "http1"] {
+    for propagate in ["auto", "always"] {
         let arguments = Arguments {
             minutes: 1,
             seed: None,

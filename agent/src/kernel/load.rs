@@ -179,14 +179,14 @@ impl Kernel {
         match readability {
             None | Some(Readability::Right) => {}
             Some(Readability::Broken) => tracing::warn!(
-                "no request is given a header: on this kernel that would break ioctl(FIONREAD) for its socket, and what mends that harms connections; requests between services on this host are joined all the same, those to other hosts begin new traces; update the kernel, or accept the harm with --propagate http1 (README, Kernels)"
+                "no request is given a header: on this kernel that would break ioctl(FIONREAD) for its socket, and what mends that harms connections; requests between services on this host are joined all the same, those to other hosts begin new traces; update the kernel, or accept the harm with --propagate always (README, Kernels)"
             ),
             Some(Readability::Restored) => tracing::warn!(
                 "on this kernel client sockets that are given headers need a verdict program for FIONREAD, and this kernel's code for that has faults: a blocking recv() on them can return EAGAIN, splice() finds nothing, and rarely bytes come twice; update the kernel, or run with --propagate auto, which leaves sockets alone here (README, Kernels)"
             ),
             Some(Readability::Wrong) => {
                 return Err(LoadError(
-                    "this kernel answers FIONREAD wrongly for sockets in a socket map, with and without a verdict program, and programs that rely on it would stall: run without --propagate http1, or on a kernel with the fix".to_owned(),
+                    "this kernel answers FIONREAD wrongly for sockets in a socket map, with and without a verdict program, and programs that rely on it would stall: run without --propagate always, or on a kernel with the fix".to_owned(),
                 )
                 .into());
             }

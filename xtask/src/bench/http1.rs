@@ -289,7 +289,7 @@ fn agent_options(mode: Mode) -> Option<[&'static str; 2]> {
     match mode {
         Mode::Off => None,
         Mode::Capture => Some(["--propagate", "off"]),
-        Mode::Inject => Some(["--propagate", "http1"]),
+        Mode::Inject => Some(["--propagate", "always"]),
     }
 }
 

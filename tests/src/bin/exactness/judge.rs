@@ -31,7 +31,7 @@ pub(crate) struct Settings {
     /// Only without the agent
     #[arg(long)]
     without_agent: bool,
-    /// What the agent is told to propagate: `auto`, `http1`, `off`
+    /// What the agent is told to propagate: `auto`, `always`, `off`
     #[arg(long, default_value = "auto")]
     propagate: String,
 }
@@ -63,7 +63,7 @@ pub(crate) fn run(settings: &Settings) -> ExitCode {
     if settings.choice.spare_verdict.is_none() && !settings.without_agent {
         let needs = world.needs_verdict();
         // By itself the agent does without.
-        let has = needs && settings.propagate == "http1";
+        let has = needs && settings.propagate == "always";
         let writes = settings.propagate != "off" && (has || !needs);
         eprintln!(
             "exactness: a verdict program on client sockets: {has}; headers are written: {writes}"
