@@ -9,6 +9,10 @@ pub const WINDOW: usize = 1024;
 /// Bytes of a request head that are sent to userspace, in pieces of [`WINDOW`].
 pub const HEAD_CAPTURE: u32 = 4 * WINDOW as u32;
 
+/// Bytes of a header block of HTTP/2 that are sent to userspace, in pieces of [`WINDOW`]: of longer
+/// ones it does not know what they leave in the dynamic table.
+pub const BLOCK_CAPTURE: u32 = 64 * WINDOW as u32;
+
 /// The longest head that is given a header, in bytes.
 pub const MAX_INJECTED_HEAD: u32 = 64 * 1024;
 

@@ -14,6 +14,9 @@ pub const CONN_DISTRUSTED: u16 = 8;
 /// Userspace was told that the connection is opaque.
 pub const CONN_REPORTED: u16 = 16;
 
+/// The connection carries HTTP/2.
+pub const CONN_HTTP2: u16 = 32;
+
 /// The exchange's trace is sampled: its records are wanted.
 pub const EXCHANGE_SAMPLED: u16 = 1;
 /// The application traces this exchange itself.
@@ -141,6 +144,10 @@ pub const TASK_HAS_POOLS: u8 = 16;
 pub const TASK_ACTED: u8 = 32;
 /// The event loop slept since it last received something.
 pub const TASK_SLEPT: u8 = 64;
+/// The requests that the task receives are counted among the open ones of its process.
+pub const TASK_COUNTED: u8 = 128;
+/// In [`TaskState::receivers`]: several.
+pub const SEVERAL_RECEIVERS: u32 = u32::MAX;
 /// In [`Activity::marks`]: the application was seen to continue the trace with spans of its own.
 pub const ACTIVITY_OWN_TRACING: u8 = 1;
 /// In [`Activity::marks`]: requests may have been sent for it of which that is not known.
@@ -148,6 +155,8 @@ pub const ACTIVITY_SENT_UNKNOWN: u8 = 2;
 /// In [`Activity::marks`]: counted among the open requests of a process whose requests move
 /// between threads.
 pub const ACTIVITY_SCATTERED: u8 = 4;
+/// In [`Activity::marks`]: the request came on a stream of HTTP/2, by a connection that is shared.
+pub const ACTIVITY_STREAM: u8 = 8;
 /// In [`Activity::receiver`]: the response has begun.
 pub const RECEIVER_ANSWERS: u32 = u32::MAX;
 /// In [`Connection::awaited_for`]: for one of several activities.
@@ -190,6 +199,7 @@ pub struct TaskState {
     pub moved: u32,
     /// The process, once the task received a request.
     pub tgid: u32,
-    /// Explicit padding.
-    pub pad2: u32,
+    /// On a process's first thread: the thread that receives requests, or [`SEVERAL_RECEIVERS`]; 0
+    /// for none.
+    pub receivers: u32,
 }

@@ -72,6 +72,12 @@ counters! {
     /// Requests without a header whose context the server's end got from the client's, on
     /// this host.
     ContextsHandedOver = 22 => "contexts_handed_over",
+    /// Connections that turned out to carry HTTP/2.
+    ConnectionsHttp2 = 23 => "connections_http2",
+    /// Streams of HTTP/2 that found their map full.
+    DropStreamsFull = 24 => "drop_streams_full",
+    /// Of the records that found the ring buffer full: parts of header blocks.
+    DropRingBlocks = 25 => "drop_ring_full_blocks",
 }
 
 /// Counters kept for each [`crate::outcome::Outcome`], after the plain ones.

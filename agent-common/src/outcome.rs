@@ -119,6 +119,13 @@ wire_enum! {
         ProcessExcluded = 13 => "process_excluded",
         /// The bytes went past the program (retry after a failed send).
         Missed = 14 => "missed",
+        /// HTTP/2: the last frame of the header block would be larger than every peer accepts.
+        FrameFull = 15 => "frame_full",
+        /// HTTP/2: a field of the head is not known, and may be a trace context.
+        UnknownField = 16 => "unknown_field",
+        /// HTTP/2: a context that is passed on goes into the receiver's table, where what is written
+        /// over it would be taken for that of later requests.
+        Indexed = 17 => "indexed",
     }
 }
 
@@ -137,6 +144,8 @@ wire_enum! {
         Lost = 4 => "lost",
         /// The connection left HTTP/1.x (`101`, or `CONNECT` that succeeded).
         Switched = 5 => "switched",
+        /// The stream was reset (HTTP/2 `RST_STREAM`) before it was complete.
+        StreamReset = 6 => "stream_reset",
     }
 }
 

@@ -27,6 +27,20 @@ pub const KIND_CONNECTION_OPAQUE: u16 = 7;
 /// [`RecordHeader::kind`] of [`ExchangeCandidates`].
 pub const KIND_EXCHANGE_CANDIDATES: u16 = 8;
 
+/// [`RecordHeader::kind`] of [`ExchangeOpened`] for a stream of HTTP/2: its `sequence` is the stream's
+/// id, its data the last captured piece of the raw header block (RFC 7541).
+pub const KIND_STREAM_OPENED: u16 = 9;
+/// [`RecordHeader::kind`] of [`HeaderBlock`].
+pub const KIND_HEADER_BLOCK: u16 = 10;
+/// [`RecordHeader::kind`] of [`ExchangeClosed`] for a stream of HTTP/2: its `sequence` is the stream's
+/// id, its `status` the error code where the stream was reset, and else 0.
+pub const KIND_STREAM_CLOSED: u16 = 11;
+/// [`RecordHeader::kind`] of [`ConnectionEvent`]: the connection carries HTTP/2 from its start, both
+/// dynamic tables are empty.
+pub const KIND_HTTP2_STARTED: u16 = 12;
+/// [`RecordHeader::kind`] of [`ConnectionEvent`]: a connection that carried HTTP/2 is gone.
+pub const KIND_HTTP2_ENDED: u16 = 13;
+
 /// The most candidates for one request's parent that are named.
 pub const CANDIDATES: usize = 8;
 
@@ -102,9 +116,43 @@ pub struct ExchangeOpened {
     pub head_len: u32,
     /// Where in the head the data belongs, in bytes.
     pub head_offset: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// HTTP/2: the number of the header block among those of its direction, from 0; else 0.
+    pub block: u32,
 }
+
+/// A part of a header block of HTTP/2 as it crossed the wire (RFC 7541), padding and frame headers
+/// taken off. The last part of a sampled request's comes as [`ExchangeOpened`] instead. Parts of one
+/// direction of a connection come in order; what is missing shows by `block` and `offset`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HeaderBlock {
+    /// What the record is.
+    pub header: RecordHeader,
+    /// The connection's socket cookie.
+    pub connection: u64,
+    /// When this part passed, `CLOCK_MONOTONIC` ns.
+    pub time_ns: u64,
+    /// The stream's id.
+    pub stream: u32,
+    /// The number of the block among those of its direction, from 0.
+    pub block: u32,
+    /// Where in the block the data belongs, in bytes.
+    pub offset: u32,
+    /// With [`BLOCK_END`]: the length of the whole block; the data ends there, unless some of the block
+    /// was not captured.
+    pub block_len: u32,
+    /// [`crate::outcome::HeadKind`]: who sent it. Trailers of either side are here as well.
+    pub direction: u8,
+    /// `BLOCK_` bits.
+    pub flags: u8,
+    /// Explicit padding.
+    pub pad: [u8; 6],
+}
+
+/// [`HeaderBlock::flags`]: the block ends here.
+pub const BLOCK_END: u8 = 1;
+/// [`HeaderBlock::flags`]: with it, its sender ended the stream.
+pub const BLOCK_END_STREAM: u8 = 2;
 
 /// A response ended, or its connection did. No data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,6 +190,8 @@ pub struct ExchangeClosed {
 
 /// [`ExchangeClosed::flags`]: the application traces this exchange itself; emit no span.
 pub const CLOSED_OWN_TRACING: u8 = 1;
+/// [`ExchangeClosed::flags`]: of [`EndReason::StreamReset`]: it was the client that did so.
+pub const CLOSED_BY_CLIENT: u8 = 2;
 
 /// A span that may be a request's parent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -231,6 +281,7 @@ const _: () = assert!(size_of::<HeadFragment>() == 24);
 const _: () = assert!(size_of::<ExchangeOpened>() == 128);
 const _: () = assert!(size_of::<ExchangeClosed>() == 80);
 const _: () = assert!(size_of::<ExchangeCandidates>() == 216);
+const _: () = assert!(size_of::<HeaderBlock>() == 48);
 const _: () = assert!(size_of::<ProcessExec>() == 176);
 const _: () = assert!(size_of::<ProcessEvent>() == 24);
 const _: () = assert!(size_of::<ConnectionEvent>() == 16);
@@ -247,6 +298,8 @@ unsafe impl Plain for RecordHeader {}
 unsafe impl Plain for HeadFragment {}
 // SAFETY: as above.
 unsafe impl Plain for ExchangeOpened {}
+// SAFETY: as above.
+unsafe impl Plain for HeaderBlock {}
 // SAFETY: as above.
 unsafe impl Plain for ExchangeClosed {}
 // SAFETY: as above.
@@ -277,6 +330,16 @@ pub enum Record<'a> {
     ProcessExit(ProcessEvent),
     /// A connection turned out not to be HTTP/1.x.
     ConnectionOpaque(ConnectionEvent),
+    /// A request's header block was read to its end.
+    StreamOpened(ExchangeOpened, &'a [u8]),
+    /// A part of a header block.
+    HeaderBlock(HeaderBlock, &'a [u8]),
+    /// A stream ended, or its connection did.
+    StreamClosed(ExchangeClosed),
+    /// A connection carries HTTP/2 from its start.
+    Http2Started(ConnectionEvent),
+    /// A connection that carried HTTP/2 is gone.
+    Http2Ended(ConnectionEvent),
 }
 
 /// Why bytes from the ring buffer are no record.
@@ -334,6 +397,17 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             let (record, rest) = take::<ExchangeOpened>(bytes)?;
             Ok(Record::ExchangeOpened(record, rest.get(..data_len).ok_or(DecodeError::Length)?))
         }
+        KIND_STREAM_OPENED => {
+            let (record, rest) = take::<ExchangeOpened>(bytes)?;
+            Ok(Record::StreamOpened(record, rest.get(..data_len).ok_or(DecodeError::Length)?))
+        }
+        KIND_HEADER_BLOCK => {
+            let (record, rest) = take::<HeaderBlock>(bytes)?;
+            Ok(Record::HeaderBlock(record, rest.get(..data_len).ok_or(DecodeError::Length)?))
+        }
+        KIND_STREAM_CLOSED => Ok(Record::StreamClosed(take(bytes)?.0)),
+        KIND_HTTP2_STARTED => Ok(Record::Http2Started(take(bytes)?.0)),
+        KIND_HTTP2_ENDED => Ok(Record::Http2Ended(take(bytes)?.0)),
         KIND_EXCHANGE_CLOSED => Ok(Record::ExchangeClosed(take(bytes)?.0)),
         KIND_EXCHANGE_CANDIDATES => Ok(Record::ExchangeCandidates(take(bytes)?.0)),
         KIND_PROCESS_EXEC => {

@@ -11,6 +11,8 @@ use crate::parse::http1::Http1;
 pub const UNANCHORED: u8 = 1;
 /// The byte position can be trusted: requests here may be given a header.
 pub const TRUSTED: u8 = 2;
+/// No byte has been seen since the connection was made.
+pub const UNREAD: u8 = 4;
 
 /// Packets without the start of a message after which a stream found in the
 /// middle is given up.
@@ -30,7 +32,7 @@ pub struct Stream {
     pub next_seq: u32,
     /// Guesses at the start of a message that failed in a row.
     pub guesses: u16,
-    /// [`UNANCHORED`], [`TRUSTED`].
+    /// [`UNANCHORED`], [`TRUSTED`], [`UNREAD`].
     pub flags: u8,
     /// Explicit padding.
     pub pad: u8,
@@ -55,7 +57,7 @@ const MAX_JUMP: u32 = 1 << 30;
 impl Stream {
     /// A stream whose first byte will have sequence number `next_seq`.
     pub fn at_start(kind: HeadKind, next_seq: u32) -> Self {
-        Self { http1: Http1::new(kind), next_seq, flags: TRUSTED, ..Self::default() }
+        Self { http1: Http1::new(kind), next_seq, flags: TRUSTED | UNREAD, ..Self::default() }
     }
 
     /// A stream found in the middle.
@@ -71,6 +73,12 @@ impl Stream {
         self.flags & TRUSTED != 0
     }
 
+    /// Whether the stream's first byte is yet to come.
+    #[inline(always)]
+    pub fn is_unread(&self) -> bool {
+        self.flags & UNREAD != 0
+    }
+
     /// Places `len` bytes that start at `seq`. The first bytes of an unanchored
     /// stream anchor it.
     #[inline(always)]
@@ -79,19 +87,25 @@ impl Stream {
             self.flags &= !UNANCHORED;
             self.next_seq = seq;
         }
-        let ahead = seq.wrapping_sub(self.next_seq);
-        if ahead == 0 {
-            return Placement::New(0);
-        }
-        if ahead < MAX_JUMP {
-            return Placement::Gap(ahead);
-        }
-        let behind = self.next_seq.wrapping_sub(seq);
-        if behind >= MAX_JUMP {
-            return Placement::Alien;
-        }
-        if behind >= len { Placement::Seen } else { Placement::New(behind) }
+        place(self.next_seq, seq, len)
     }
+}
+
+/// Places `len` bytes that start at `seq` against the next that is expected.
+#[inline(always)]
+pub fn place(next_seq: u32, seq: u32, len: u32) -> Placement {
+    let ahead = seq.wrapping_sub(next_seq);
+    if ahead == 0 {
+        return Placement::New(0);
+    }
+    if ahead < MAX_JUMP {
+        return Placement::Gap(ahead);
+    }
+    let behind = next_seq.wrapping_sub(seq);
+    if behind >= MAX_JUMP {
+        return Placement::Alien;
+    }
+    if behind >= len { Placement::Seen } else { Placement::New(behind) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::{
-    ACTIVITY_OWN_TRACING, ACTIVITY_SCATTERED, ACTIVITY_SENT_UNKNOWN, Activity, RECEIVER_ANSWERS,
+    ACTIVITY_OWN_TRACING, ACTIVITY_SCATTERED, ACTIVITY_SENT_UNKNOWN, ACTIVITY_STREAM, Activity,
+    RECEIVER_ANSWERS,
 };
 use tracewire_common::context::TraceContext;
 use tracewire_common::counter::Counter;
@@ -105,6 +106,15 @@ pub(crate) fn has_sent_unknown(id: u64) -> bool {
     // SAFETY: map memory.
     slot(id).is_some_and(|slot| unsafe {
         (&raw const (*slot).id).read_volatile() == id && (*slot).marks & ACTIVITY_SENT_UNKNOWN != 0
+    })
+}
+
+/// Whether the request came on a stream of HTTP/2.
+#[inline(always)]
+pub(crate) fn came_on_stream(id: u64) -> bool {
+    // SAFETY: map memory.
+    slot(id).is_some_and(|slot| unsafe {
+        (&raw const (*slot).id).read_volatile() == id && (*slot).marks & ACTIVITY_STREAM != 0
     })
 }
 

@@ -8,8 +8,8 @@ use aya_ebpf::macros::btf_map;
 use tracewire_common::config::WINDOW;
 use tracewire_common::counter::Counter;
 use tracewire_common::records::{
-    ExchangeCandidates, ExchangeClosed, ExchangeOpened, HeadFragment, KIND_HEAD_FRAGMENT,
-    RECORD_VERSION, RecordHeader,
+    ExchangeCandidates, ExchangeClosed, ExchangeOpened, HeadFragment, HeaderBlock,
+    KIND_HEAD_FRAGMENT, KIND_HEADER_BLOCK, RECORD_VERSION, RecordHeader,
 };
 
 use crate::bounds::masked;
@@ -107,6 +107,25 @@ pub(crate) fn exchange_candidates(now: u64, fill: impl FnOnce(&mut ExchangeCandi
         entry.submit(wakeup_flags(now));
     } else {
         entry.discard(BPF_RB_NO_WAKEUP as u64);
+    }
+}
+
+/// Writes the first `len` bytes of the window as a part of a header block.
+#[inline(always)]
+pub(crate) fn header_block(scratch: *mut Scratch, len: u32, fill: impl FnOnce(&mut HeaderBlock)) {
+    const AT: usize = size_of::<ExchangeOpened>() - size_of::<HeaderBlock>();
+    const FIXED: u32 = size_of::<HeaderBlock>() as u32;
+    let whole = FIXED + masked::<{ 2 * WINDOW as u32 }>(len);
+    // SAFETY: the last bytes of the record's room, right before the window, are large enough for
+    // it and eight-byte aligned; every bit pattern is a record, and `fill` writes each field.
+    let written = unsafe {
+        let place = scratch.cast::<u8>().add(AT).cast::<HeaderBlock>();
+        (*place).header = header(KIND_HEADER_BLOCK, len);
+        fill(&mut *place);
+        output(place.cast(), whole as u64, (*place).time_ns)
+    };
+    if !written {
+        count(Counter::DropRingBlocks);
     }
 }
 

@@ -6,8 +6,10 @@
 //! | `note_opener4`, `note_opener6` | `cgroup/connect4`, `connect6` | remembers which activity opens a connection |
 //! | `rewrite_request` | `sk_msg` | stays with a socket for its life; calls the next while an agent lives |
 //! | `rewrite_stage` | tail call | reads what a client sends and writes the context into it |
+//! | `rewrite_http2` | tail call of this | the same for HTTP/2 |
 //! | `keep_readable` | `sk_skb` stream verdict | restores `FIONREAD` on kernels where the socket map breaks it |
 //! | `read_egress`, `read_ingress` | `cgroup_skb` | reads messages off the packets and times them |
+//! | `read_http2_egress`, `read_http2_ingress` | tail calls of these | the same for HTTP/2 |
 //! | `associate_receiver` | tracepoint `sock_recv_length` or `tcp_rcv_space_adjust` | learns which task works on which exchange |
 //! | `inherit_activity`, `note_exec`, `forget_task` | tracepoints `sched_process_*` | birth, new program and end of tasks |
 //! | `note_go_call`, `note_go_birth` | uprobes in Go programs | calls of the HTTP client; births of goroutines |
@@ -20,6 +22,7 @@ mod activities;
 mod bounds;
 mod emit;
 mod golang;
+mod http2;
 mod scratch;
 mod socket;
 mod state;
@@ -70,6 +73,11 @@ fn rewrite_stage(ctx: SkMsgContext) -> u32 {
     socket::rewrite::on_send(&ctx)
 }
 
+#[sk_msg]
+fn rewrite_http2(ctx: SkMsgContext) -> u32 {
+    http2::rewrite::on_send(&ctx)
+}
+
 #[stream_verdict]
 fn keep_readable(_ctx: SkBuffContext) -> u32 {
     SK_PASS
@@ -84,6 +92,18 @@ fn read_egress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 fn read_ingress(ctx: SkBuffContext) -> i32 {
     socket::packets::on_packet::<false>(&ctx);
+    ALLOW
+}
+
+#[cgroup_skb(egress)]
+fn read_http2_egress(ctx: SkBuffContext) -> i32 {
+    http2::packets::on_packet::<true>(&ctx);
+    ALLOW
+}
+
+#[cgroup_skb(ingress)]
+fn read_http2_ingress(ctx: SkBuffContext) -> i32 {
+    http2::packets::on_packet::<false>(&ctx);
     ALLOW
 }
 

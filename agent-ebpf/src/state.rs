@@ -258,7 +258,7 @@ pub(crate) fn task_or_new(tid: u32) -> Option<&'static mut TaskState> {
         answered: 0,
         moved: 0,
         tgid: 0,
-        pad2: 0,
+        receivers: 0,
     };
     if TASKS.insert(tid, state, 0).is_err() {
         count(Counter::DropTasksFull);

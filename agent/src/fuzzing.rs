@@ -4,16 +4,21 @@
 //! A fuzz target (`tests/fuzz`) is made of this file and of the parsers' own; ordinary
 //! tests replay the corpora through the same functions.
 
-use crate::assemble::{REDACTED, parse_head};
+use crate::assemble::http2::fields::{Fields, Name};
+use crate::assemble::http2::hpack::{Table, decode};
+use crate::assemble::http2::{Http2Connections, Http2Limits, Part};
+use crate::assemble::{REDACTED, head_of_fields, parse_head};
 use crate::executables::Executables;
 use crate::export::parse_headers;
 use crate::kernel::blocked::descriptor;
 use crate::kernel::btf::KernelTypes;
 use crate::kernel::proc_net::listening_port;
+use crate::metrics::Metrics;
 use crate::resolve::identity::Identity;
 use crate::resolve::{container, procfs};
-use crate::span::TextRange;
+use crate::span::{RequestHead, TextRange};
 use std::slice::from_ref;
+use tracewire_common::outcome::HeadKind;
 
 /// A target: its name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -21,6 +26,8 @@ pub type Target = (&'static str, fn(&[u8]));
 /// The targets.
 pub const TARGETS: &[Target] = &[
     ("request_head", request_head),
+    ("hpack", hpack),
+    ("http2_blocks", http2_blocks),
     ("identity", identity),
     ("proc_files", proc_files),
     ("btf", btf),
@@ -41,30 +48,116 @@ fn piece<'a>(data: &mut &'a [u8]) -> &'a [u8] {
 pub fn request_head(data: &[u8]) {
     for cut in [false, true] {
         let head = parse_head(data, cut);
-        let ranges = [
-            head.method_original,
-            head.scheme,
-            head.authority,
-            head.host,
-            head.path,
-            head.query,
-            head.user_agent,
-        ];
-        for TextRange { start, end } in ranges.into_iter().flatten() {
-            assert!(start <= end && head.text.get(start as usize..end as usize).is_some());
-        }
         // Bytes that are no UTF-8 become three each; values that are redacted, a word.
         let replaced = data.iter().filter(|&&byte| byte == b'=').count() * REDACTED.len();
         assert!(head.text.len() <= 3 * data.len() + replaced + 1, "longer than what came");
-        if let Some(authority) = head.text_of(head.authority) {
-            assert!(!authority.contains('@'), "user information in {authority:?}");
+        check_head(&head);
+    }
+}
+
+/// What holds of every head: its parts lie inside its text, and hold no credentials.
+fn check_head(head: &RequestHead) {
+    let ranges = [
+        head.method_original,
+        head.scheme,
+        head.authority,
+        head.host,
+        head.path,
+        head.query,
+        head.user_agent,
+    ];
+    for TextRange { start, end } in ranges.into_iter().flatten() {
+        assert!(start <= end && head.text.get(start as usize..end as usize).is_some());
+    }
+    if let Some(authority) = head.text_of(head.authority) {
+        assert!(!authority.contains('@'), "user information in {authority:?}");
+    }
+    let query = head.text_of(head.query).unwrap_or_default();
+    for pair in query.split('&') {
+        if let Some((key @ ("sig" | "Signature" | "AWSAccessKeyId"), value)) = pair.split_once('=')
+        {
+            assert_eq!(value, REDACTED, "the value of {key}");
         }
-        let query = head.text_of(head.query).unwrap_or_default();
-        for pair in query.split('&') {
-            if let Some((key @ ("sig" | "Signature" | "AWSAccessKeyId"), value)) =
-                pair.split_once('=')
-            {
-                assert_eq!(value, REDACTED, "the value of {key}");
+    }
+}
+
+/// Takes the next piece of an input of any bytes: its length in a byte, then it.
+fn counted<'a>(data: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (&length, rest) = data.split_first()?;
+    let (piece, rest) = rest.split_at(rest.len().min(usize::from(length)));
+    *data = rest;
+    Some(piece)
+}
+
+/// Header blocks, one after the other, of one direction: to one who has seen all of them, and to
+/// one who has not seen those before. Whatever the second knows, the first knows too.
+pub fn hpack(mut data: &[u8]) {
+    let (mut whole, mut late) = (Table::new(), Table::unknown());
+    let (mut fields, mut late_fields) = (Fields::default(), Fields::default());
+    while let Some(block) = counted(&mut data) {
+        fields.clear();
+        late_fields.clear();
+        let decoded = decode(block, &mut whole, &mut fields);
+        let seen_late = decode(block, &mut late, &mut late_fields);
+        check_head(&head_of_fields(&late_fields));
+        assert!(whole.kept() < 1 << 18 && late.kept() < 1 << 18);
+        if decoded.is_err() {
+            // No encoder wrote it, so there is no truth about what it says.
+            return;
+        }
+        assert_eq!(seen_late, Ok(()), "what is right for all is right for who came late");
+        for &name in Name::KEPT {
+            // Of fields that are there twice another may be the first that is known.
+            let value = late_fields.get(name);
+            assert!(value.is_none() || !fields.is_absent(name), "{name:?} never came");
+            if late_fields.is_absent(name) {
+                assert!(fields.is_absent(name), "{name:?} came");
+            }
+        }
+        // The newest entries of the dynamic table, by their index in one byte (RFC 7541 §6.1).
+        for index in 0xbe..0xff {
+            fields.clear();
+            late_fields.clear();
+            let is_there = decode(&[index], &mut whole, &mut fields).is_ok();
+            let seen_late = decode(&[index], &mut late, &mut late_fields);
+            assert!(!is_there || seen_late.is_ok(), "entry {index} is not there for all");
+            for &name in Name::KEPT {
+                if let (true, Some(value)) = (is_there, late_fields.get(name)) {
+                    assert_eq!(fields.get(name), Some(value), "entry {index} is another");
+                }
+            }
+        }
+    }
+}
+
+/// Parts of header blocks on a few connections, in any order, with any numbers and holes:
+/// memory is bounded, and what comes out is fit to be shown.
+pub fn http2_blocks(mut data: &[u8]) {
+    let metrics = Metrics::default();
+    let limits = Http2Limits { connections: 3, kept: 4096 };
+    let mut http2 = Http2Connections::new(limits);
+    let (mut block, mut offset) = (0u32, 0u32);
+    while let Some((&choice, rest)) = data.split_first() {
+        data = rest;
+        let connection = u64::from(choice & 3);
+        match choice >> 5 {
+            0 => http2.start(connection, &metrics),
+            1 => http2.end(connection),
+            2 => block = block.wrapping_add(1),
+            3 => offset = offset.wrapping_add(1),
+            kind => {
+                let bytes = counted(&mut data).unwrap_or_default();
+                let end = offset.wrapping_add(bytes.len() as u32);
+                let is_last = kind & 1 != 0;
+                let part = Part { block, offset, data: bytes, block_len: is_last.then_some(end) };
+                let sender = [HeadKind::Request, HeadKind::Response][usize::from(choice >> 4 & 1)];
+                if let Some(ended) = http2.on_part(connection, sender, &part, &metrics) {
+                    assert!(is_last);
+                    check_head(&head_of_fields(ended.fields));
+                    (block, offset) = (block.wrapping_add(1), 0);
+                } else {
+                    offset = end;
+                }
             }
         }
     }

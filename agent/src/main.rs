@@ -12,6 +12,7 @@ mod export;
 #[expect(unreachable_pub, reason = "it is public where the fuzz targets are built of it")]
 mod fuzzing;
 mod golang;
+mod grpc;
 mod kernel;
 mod logging;
 mod metrics;

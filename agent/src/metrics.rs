@@ -59,6 +59,13 @@ metrics! {
     HeadsCut => "heads_cut",
     /// Heads that no parser understands: a span with what little is known.
     HeadsUnparsed => "heads_unparsed",
+    /// Header blocks of HTTP/2 that no encoder writes.
+    HeaderBlocksInvalid => "header_blocks_invalid",
+    /// Tables of HTTP/2's header compression of which something was missed: their next fields may
+    /// not be known.
+    HeaderTablesLost => "header_tables_lost",
+    /// Connections of HTTP/2 whose tables were forgotten to keep within bounds.
+    Http2Evicted => "http2_connections_evicted",
     /// Spans of a process about which nothing is known.
     ProcessesUnknown => "spans_process_unknown",
     /// Processes forgotten since their table was full.

@@ -3,8 +3,9 @@
 //! Kept small and typed: at 100,000 spans a second a list of key-value pairs for
 //! each would cost more than all the rest. Attributes come into being when a
 //! span is exported. Names and rules are those of the OpenTelemetry semantic
-//! conventions for HTTP spans (stable since 1.23).
+//! conventions for HTTP spans (stable since 1.23), and for spans of gRPC.
 
+use crate::grpc::GrpcStatus;
 use crate::resolve::Resource;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -80,6 +81,28 @@ impl Method {
     }
 }
 
+/// The version of HTTP of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1, and later ones that only claim to be (RFC 9110 §2.5).
+    Http11,
+    /// HTTP/2
+    Http2,
+}
+
+impl Version {
+    /// The value of `network.protocol.version`.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "1.0",
+            Self::Http11 => "1.1",
+            Self::Http2 => "2",
+        }
+    }
+}
+
 /// A piece of [`RequestHead::text`]. Heads are cut long before 64 KiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TextRange {
@@ -96,11 +119,11 @@ pub(crate) struct RequestHead {
     pub(crate) text: Box<str>,
     /// The method.
     pub(crate) method: Method,
-    /// The minor version of HTTP/1.x, if the request line was read to its end.
-    pub(crate) minor_version: Option<u8>,
+    /// The version; of HTTP/1.x only if the request line was read to its end.
+    pub(crate) version: Option<Version>,
     /// The method as sent, if it is not a known one.
     pub(crate) method_original: Option<TextRange>,
-    /// The scheme of an absolute-form target, in lower case; else it is `http`.
+    /// The scheme of an absolute-form target, or of a request of HTTP/2, in lower case.
     pub(crate) scheme: Option<TextRange>,
     /// Host and port as in the target or the `Host` header, without user information.
     pub(crate) authority: Option<TextRange>,
@@ -116,6 +139,8 @@ pub(crate) struct RequestHead {
     pub(crate) query: Option<TextRange>,
     /// The `User-Agent` header.
     pub(crate) user_agent: Option<TextRange>,
+    /// Whether this is a call of gRPC; `None` where HTTP/2's fields are not known well enough.
+    pub(crate) is_grpc: Option<bool>,
 }
 
 impl RequestHead {
@@ -129,9 +154,28 @@ impl RequestHead {
         range.map(|range| self.get(range))
     }
 
-    /// The scheme of the request's URL.
-    pub(crate) fn scheme(&self) -> &str {
-        self.text_of(self.scheme).unwrap_or("http")
+    /// The scheme of the request's URL. Requests of HTTP/1.x do not name it, as a rule; those of
+    /// HTTP/2 do, so there it is not known unless it was read.
+    pub(crate) fn scheme(&self) -> Option<&str> {
+        self.text_of(self.scheme).or((!self.is_http2()).then_some("http"))
+    }
+
+    /// Whether the request came over HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.version == Some(Version::Http2)
+    }
+
+    /// Whether the method was read, be it a known one or not.
+    pub(crate) fn has_method(&self) -> bool {
+        self.method != Method::Other || self.method_original.is_some()
+    }
+
+    /// The method of a call of gRPC, `package.Service/Method`, if the path is of that form
+    /// (`grpc/doc/PROTOCOL-HTTP2.md`, "Requests").
+    pub(crate) fn rpc_method(&self) -> Option<&str> {
+        let name = self.text_of(self.path)?.strip_prefix('/')?;
+        let (service, method) = name.rsplit_once('/')?;
+        (!service.is_empty() && !method.is_empty()).then_some(name)
     }
 }
 
@@ -170,35 +214,69 @@ pub(crate) struct Span {
     pub(crate) peer: SocketAddr,
     /// What was asked.
     pub(crate) request: RequestHead,
+    /// What makes this a call of gRPC; else it is a request of HTTP.
+    pub(crate) grpc: Option<GrpcCall>,
     /// The process.
     pub(crate) resource: Arc<Resource>,
+}
+
+/// A call of gRPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GrpcCall {
+    /// Its status, if that is known.
+    pub(crate) status: Option<GrpcStatus>,
 }
 
 /// Why a span's status is `Error`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SpanError {
-    /// The status code says so.
+    /// The status code of HTTP says so.
     Status(u16),
+    /// The status code of gRPC does.
+    Grpc(GrpcStatus),
     /// The exchange was cut off.
     Broken(EndReason),
 }
 
 impl Span {
     /// The span's name: the method alone, since the path is not of low
-    /// cardinality; `HTTP` for a method that is not known.
-    pub(crate) fn name(&self) -> &'static str {
+    /// cardinality; `HTTP` for a method that is not known. Of a call of gRPC its method, which
+    /// is of low cardinality; `grpc` for one that is not known.
+    pub(crate) fn name(&self) -> &str {
+        if self.grpc.is_some() {
+            return self.rpc_method().unwrap_or("grpc");
+        }
         match self.request.method {
             Method::Other => "HTTP",
             method => method.as_str(),
         }
     }
 
+    /// The method of a call of gRPC, if it is one that exists. Anybody may ask a server for any;
+    /// where it answers `UNIMPLEMENTED` that is no name of low cardinality
+    /// (semantic conventions, `rpc.method`).
+    pub(crate) fn rpc_method(&self) -> Option<&str> {
+        let call = self.grpc?;
+        let is_refused =
+            self.kind == SpanKind::Server && call.status == Some(GrpcStatus::UNIMPLEMENTED);
+        if is_refused { None } else { self.request.rpc_method() }
+    }
+
     /// The error, if the span is one.
     ///
     /// Codes from 400 are errors of a client's span, codes from 500 of a
     /// server's; so are exchanges that were cut off. A response whose end was not
-    /// seen ([`EndReason::Lost`]) says nothing bad of the exchange itself.
+    /// seen ([`EndReason::Lost`]) says nothing bad of the exchange itself. The status of a call
+    /// of gRPC, if it is known, says all.
     pub(crate) fn error(&self) -> Option<SpanError> {
+        if let Some(GrpcCall { status }) = self.grpc {
+            let Some(status) = status else { return self.broken() };
+            let is_error = match self.kind {
+                SpanKind::Client => status != GrpcStatus::OK,
+                SpanKind::Server => status.is_server_error(),
+            };
+            return is_error.then_some(SpanError::Grpc(status));
+        }
         let first_error = match self.kind {
             SpanKind::Client => 400,
             SpanKind::Server => 500,
@@ -206,8 +284,13 @@ impl Span {
         if self.status >= first_error {
             return Some(SpanError::Status(self.status));
         }
+        self.broken()
+    }
+
+    /// The error, if the exchange was cut off.
+    fn broken(&self) -> Option<SpanError> {
         match self.end {
-            EndReason::Reset | EndReason::Closed | EndReason::Aborted => {
+            EndReason::Reset | EndReason::Closed | EndReason::Aborted | EndReason::StreamReset => {
                 Some(SpanError::Broken(self.end))
             }
             EndReason::Complete | EndReason::Lost | EndReason::Switched => None,
@@ -226,13 +309,19 @@ impl Span {
     pub(crate) fn server_port(&self) -> u16 {
         match (self.request.port, self.request.host) {
             (Some(port), _) => port,
-            (None, Some(_)) if self.kind == SpanKind::Client && self.request.scheme.is_none() => {
+            (None, Some(_)) if self.kind == SpanKind::Client && !self.asks_a_proxy() => {
                 self.peer.port()
             }
-            (None, Some(_)) if self.request.scheme() == "https" => 443,
+            (None, Some(_)) if self.request.scheme() == Some("https") => 443,
             (None, Some(_)) => 80,
             (None, None) => self.server_end().port(),
         }
+    }
+
+    /// Whether the request is in the form that is for proxies (RFC 9112 §3.2.2). HTTP/2 has one
+    /// form for all.
+    fn asks_a_proxy(&self) -> bool {
+        self.request.scheme.is_some() && !self.request.is_http2()
     }
 
     /// The server's end of the connection.
@@ -271,6 +360,7 @@ pub(crate) mod tests {
                 b"GET / HTTP/1.1\r\nHost: a.test:8080\r\n\r\n",
                 false,
             ),
+            grpc: None,
             resource,
         }
     }

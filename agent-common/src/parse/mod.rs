@@ -4,4 +4,5 @@
 //! carries on where it was when the next ones come.
 
 pub mod http1;
+pub mod http2;
 pub mod traceparent;

@@ -198,21 +198,50 @@ pub const fn hex_id(id: u64) -> [u64; 2] {
 /// Writes the whole header line, `traceparent: …` with CR LF.
 #[inline(always)]
 pub fn write_header(out: &mut [u8; HEADER_LEN], context: &TraceContext) {
+    *out = *b"traceparent: 00-................................-................-00\r\n";
+    put_value::<13, HEADER_LEN>(out, context);
+}
+
+/// `traceparent` and its value as a field of HPACK: a literal that is not added to the table, nothing
+/// of it Huffman coded (RFC 7541 §6.2.2).
+pub const FIELD_LEN: usize = 2 + 11 + CODED_VALUE_LEN;
+
+/// A value of version 00 as a string of HPACK: its length before it.
+pub const CODED_VALUE_LEN: usize = 1 + VALUE_LEN;
+
+/// Writes the whole field.
+#[inline(always)]
+pub fn write_field(out: &mut [u8; FIELD_LEN], context: &TraceContext) {
+    *out = *b"\x00\x0btraceparent\x3700-................................-................-00";
+    put_value::<14, FIELD_LEN>(out, context);
+}
+
+/// Writes the value alone, as a string of HPACK.
+#[inline(always)]
+pub fn write_coded_value(out: &mut [u8; CODED_VALUE_LEN], context: &TraceContext) {
+    *out = *b"\x3700-................................-................-00";
+    put_value::<1, CODED_VALUE_LEN>(out, context);
+}
+
+/// Writes what differs from value to value into one that starts at `AT`.
+#[inline(always)]
+fn put_value<const AT: usize, const LEN: usize>(out: &mut [u8; LEN], context: &TraceContext) {
     let hi = hex_id(context.trace_id_hi);
     let lo = hex_id(context.trace_id_lo);
     let span = hex_id(context.span_id);
-    *out = *b"traceparent: 00-................................-................-00\r\n";
-    put(out, 16, hi[0]);
-    put(out, 24, hi[1]);
-    put(out, 32, lo[0]);
-    put(out, 40, lo[1]);
-    put(out, 49, span[0]);
-    put(out, 57, span[1]);
-    out[67] = b'0' + (context.flags & FLAG_SAMPLED);
+    put(out, AT + 3, hi[0]);
+    put(out, AT + 11, hi[1]);
+    put(out, AT + 19, lo[0]);
+    put(out, AT + 27, lo[1]);
+    put(out, AT + 36, span[0]);
+    put(out, AT + 44, span[1]);
+    if let Some(flags) = out.get_mut(AT + 54) {
+        *flags = b'0' + (context.flags & FLAG_SAMPLED);
+    }
 }
 
 #[inline(always)]
-fn put(out: &mut [u8; HEADER_LEN], at: usize, word: u64) {
+fn put<const LEN: usize>(out: &mut [u8; LEN], at: usize, word: u64) {
     let bytes = word.to_le_bytes();
     let mut i = 0;
     while i < 8 {
@@ -228,6 +257,18 @@ mod tests {
     use super::*;
 
     const VALID: &[u8] = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_field_says_what_a_header_does() {
+        let context = parse(VALID).expect("the example of the specification is valid");
+        let mut field = [0; FIELD_LEN];
+        write_field(&mut field, &context);
+        assert_eq!(field[..14], *b"\x00\x0btraceparent\x37");
+        assert_eq!(&field[14..], VALID);
+        let mut value = [0; CODED_VALUE_LEN];
+        write_coded_value(&mut value, &context);
+        assert_eq!(value, field[13..]);
+    }
 
     #[test]
     fn a_valid_value_gives_its_ids_and_flags() {

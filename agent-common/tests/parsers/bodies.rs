@@ -1,6 +1,7 @@
 //! What each fuzz target does with its input. Ordinary tests replay the corpora
 //! through the same functions.
 
+use crate::http2;
 use crate::machine::{Asked, Garbage, Layout, Noise, Pieces, Seen, read};
 use crate::reference;
 use tracewire_common::config::WINDOW;
@@ -16,6 +17,9 @@ pub const TARGETS: &[Target] = &[
     ("http1_request", http1_request),
     ("http1_response", http1_response),
     ("http1_split", http1_split),
+    ("http2_request", http2_request),
+    ("http2_response", http2_response),
+    ("http2_split", http2_split),
     ("traceparent", traceparent),
     ("records_decode", records_decode),
 ];
@@ -60,6 +64,45 @@ pub fn http1_split(data: &[u8]) {
     }
 }
 
+/// The requests' direction of an HTTP/2 connection, against the reference.
+pub fn http2_request(data: &[u8]) {
+    http2_whole(data, HeadKind::Request);
+}
+
+/// The responses' direction, against the reference.
+pub fn http2_response(data: &[u8]) {
+    http2_whole(data, HeadKind::Response);
+}
+
+/// A direction of an HTTP/2 connection cut in several ways, and lying in the window in several
+/// ways, reads the same. The first three bytes choose which, and the cuts.
+pub fn http2_split(data: &[u8]) {
+    let Some((&[direction, low, high], stream)) = data.split_first_chunk() else {
+        return;
+    };
+    let kind = if direction & 1 == 0 { HeadKind::Request } else { HeadKind::Response };
+    let expected = http2::machine::read(stream, kind, &Pieces::Whole, &Layout::PLAIN);
+    let seed = u64::from(u16::from_le_bytes([low, high]));
+    let mut noise = Noise::new(seed);
+    for pieces in [
+        Pieces::Each(1),
+        Pieces::Each(1 + noise.draw() as usize % 40),
+        Pieces::CutAt(noise.draw() as usize % stream.len().max(1)),
+        Pieces::Random(seed),
+        Pieces::Random(seed ^ 0x5555),
+    ] {
+        let layout = layout(&mut noise);
+        let seen = http2::machine::read(stream, kind, &pieces, &layout);
+        assert_eq!(seen, expected, "cut as {pieces:?}, lying as {layout:?}");
+    }
+}
+
+fn http2_whole(data: &[u8], kind: HeadKind) {
+    let seen = http2::machine::read(data, kind, &Pieces::Whole, &Layout::PLAIN);
+    assert!(seen.steps.0 <= data.len() + 1, "{} steps for {} bytes", seen.steps.0, data.len());
+    http2::reference::check(data, kind, &seen);
+}
+
 /// A value, against the reference; a valid one survives being written.
 pub fn traceparent(data: &[u8]) {
     let context = parse(data);
@@ -95,12 +138,16 @@ pub fn records_decode(data: &[u8]) {
             within(part);
             assert_eq!(part.len(), fixed.header.data_len as usize);
         }
-        Record::ExchangeOpened(fixed, part) => {
+        Record::HeaderBlock(fixed, part) => {
+            within(part);
+            assert_eq!(part.len(), fixed.header.data_len as usize);
+        }
+        Record::ExchangeOpened(fixed, part) | Record::StreamOpened(fixed, part) => {
             within(part);
             assert_eq!(part.len(), fixed.header.data_len as usize);
             let _ = (fixed.role(), fixed.correlation(), fixed.outcome());
         }
-        Record::ExchangeClosed(fixed) => {
+        Record::ExchangeClosed(fixed) | Record::StreamClosed(fixed) => {
             let _ = fixed.reason();
         }
         Record::ProcessExec(fixed, args, env) => {
@@ -112,7 +159,9 @@ pub fn records_decode(data: &[u8]) {
         Record::ExchangeCandidates(_)
         | Record::ProcessFork(_)
         | Record::ProcessExit(_)
-        | Record::ConnectionOpaque(_) => {}
+        | Record::ConnectionOpaque(_)
+        | Record::Http2Started(_)
+        | Record::Http2Ended(_) => {}
     }
     let mut longer = data.to_vec();
     longer.extend_from_slice(&[0xff; 7]);

@@ -33,7 +33,8 @@ pub enum Pieces {
 }
 
 impl Pieces {
-    fn lengths(&self, total: usize) -> Vec<usize> {
+    /// The lengths of the pieces of a stream of `total` bytes.
+    pub fn lengths(&self, total: usize) -> Vec<usize> {
         let mut lengths = Vec::new();
         let mut left = total;
         let mut noise = Noise::new(if let Self::Random(seed) = self { *seed } else { 0 });
@@ -82,7 +83,8 @@ impl Layout {
     /// The whole window, filled up with line feeds.
     pub const PLAIN: Self = Self { load: WINDOW, offset: 0, garbage: Garbage::Byte(b'\n') };
 
-    fn window(&self) -> Window {
+    /// A window that holds nothing of a stream yet.
+    pub fn window(&self) -> Window {
         let mut window = Window([0; size_of::<Window>()]);
         let mut noise = Noise::new(if let Garbage::Random(seed) = self.garbage { seed } else { 0 });
         for (at, byte) in window.0.iter_mut().enumerate() {

@@ -6,6 +6,7 @@ mod chunks;
 mod corpora;
 mod gaps;
 mod heads;
+pub mod http2;
 mod lengths;
 pub mod machine;
 mod protocols;

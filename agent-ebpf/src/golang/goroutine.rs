@@ -254,6 +254,34 @@ pub(crate) fn calls(process: &GoProcess, tgid: u32, cookie: u64) {
     }
 }
 
+/// For what a stream of HTTP/2 is opened, if the process that does is one of a Go program; `false`
+/// if it is not. Who writes may do so for all: it is believed only of a goroutine that was made by
+/// a statement whose goroutines are known to end with what they were made for, or that received the
+/// request itself.
+#[inline(never)]
+pub(crate) fn opens_stream(tgid: u32, task: u64, found: &mut Work) -> bool {
+    let Some(process) = process(tgid) else { return false };
+    if (task >> 32) as u32 != tgid {
+        return true;
+    }
+    let activity = received_by(process, tgid);
+    if activity != 0 {
+        *found = Work { activity, rule: Correlation::Goroutine as u64 };
+        return true;
+    }
+    let g = running(process);
+    // SAFETY: one word, read once.
+    let facts = match unsafe { GO_STATEMENTS.get(statement(process, tgid, g)) } {
+        Some(facts) => *facts,
+        None => 0,
+    };
+    let work = work_of(process, tgid, g, true);
+    if facts & (GOROUTINES_END | GOROUTINES_STAY) == GOROUTINES_END {
+        *found = work;
+    }
+    true
+}
+
 /// For what a request is sent on the connection, if the process that does is one of a Go program;
 /// `false` if it is not. With a stack of its own: the caller's is short where it calls others.
 #[inline(never)]

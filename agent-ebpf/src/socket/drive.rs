@@ -11,7 +11,7 @@ use tracewire_common::config::{HEAD_CAPTURE, WINDOW};
 use tracewire_common::connection::{CONN_DISTRUSTED, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::parse::http1::{Event, Http1, Window};
-use tracewire_common::stream::{MAX_GUESSES, Placement, Stream, TRUSTED};
+use tracewire_common::stream::{MAX_GUESSES, Placement, Stream, TRUSTED, UNREAD};
 
 use crate::bounds::masked;
 use crate::emit;
@@ -67,6 +67,33 @@ pub(crate) struct Drive {
     /// Non-zero: stop after this step.
     pub(crate) stop: u32,
     pad: u32,
+}
+
+impl Drive {
+    /// A piece, of which the first `skip` bytes are not new.
+    #[inline(always)]
+    pub(crate) fn over(
+        connection: *mut Connection,
+        scratch: *mut Scratch,
+        piece: &Piece,
+        skip: u32,
+    ) -> Self {
+        Self {
+            connection,
+            scratch,
+            source: piece.source,
+            now: piece.now,
+            task: piece.task,
+            base: piece.base,
+            at: skip,
+            end: piece.len,
+            window_start: 0,
+            window_end: 0,
+            seq: piece.seq,
+            stop: 0,
+            pad: 0,
+        }
+    }
 }
 
 /// The stream that carries requests, or the one that carries responses.
@@ -135,6 +162,7 @@ unsafe fn read_locked<S: Source, const REQUESTS: bool>(
         }
     };
     stream.next_seq = piece.seq.wrapping_add(piece.len);
+    stream.flags &= !UNREAD;
     if stream.http1.is_opaque() {
         return;
     }
@@ -154,21 +182,7 @@ unsafe fn read_locked<S: Source, const REQUESTS: bool>(
         lose(connection, stream, REQUESTS, piece.now);
         return;
     };
-    let mut drive = Drive {
-        connection,
-        scratch: claim.scratch,
-        source: piece.source,
-        now: piece.now,
-        task: piece.task,
-        base: piece.base,
-        at: skip,
-        end: piece.len,
-        window_start: 0,
-        window_end: 0,
-        seq: piece.seq,
-        stop: 0,
-        pad: 0,
-    };
+    let mut drive = Drive::over(connection, claim.scratch, piece, skip);
     // SAFETY: the callback gets the `drive` that it expects.
     unsafe {
         bpf_loop(MAX_STEPS, step::<S, REQUESTS> as *mut c_void, (&raw mut drive).cast(), 0);

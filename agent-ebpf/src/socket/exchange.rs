@@ -25,6 +25,7 @@ use crate::task::work::{self, Work};
 
 /// A request's place in its trace.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Origin {
     pub(crate) context: TraceContext,
     pub(crate) parent: u64,
@@ -85,7 +86,7 @@ fn mixed(number: u64) -> u64 {
 
 /// The context of a new trace, sampled by the ratio in force.
 #[inline(always)]
-fn new_trace(ids: &Ids) -> TraceContext {
+pub(crate) fn new_trace(ids: &Ids) -> TraceContext {
     let trace_id_lo = ids.trace_lo();
     let threshold = match state::config() {
         Some(config) => config.sampling_threshold,
@@ -148,7 +149,7 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
     let handed = handover::room(drive);
     // SAFETY: live state, and the claimed buffer.
     let is_local =
-        unsafe { handover::take(drive.connection, handed, handover::head_start(drive, stream)) };
+        unsafe { handover::take(drive.connection, handed, handover::head_start(drive, stream), 0) };
     let (mut context, parent, correlation) = if is_local != 0 {
         // Before a header: where the client's end leaves a context, one in the head is older.
         // SAFETY: the claimed buffer, which `take` has written to.
@@ -214,7 +215,7 @@ pub(crate) fn origin_of_request(drive: &Drive) -> Origin {
 }
 
 #[inline(always)]
-fn origin_in(id: u64, correlation: u8, ids: &Ids) -> Option<Origin> {
+pub(crate) fn origin_in(id: u64, correlation: u8, ids: &Ids) -> Option<Origin> {
     let activity = activities::activity(id)?;
     let context = TraceContext {
         trace_id_hi: activity.trace_id_hi,
@@ -246,6 +247,12 @@ pub(crate) fn own_header(stream: &Stream, origin: &Origin) -> OwnHeader {
         return OwnHeader::None;
     }
     let Some(sent) = context_in_head(stream) else { return OwnHeader::Invalid };
+    compare_contexts(&sent, origin)
+}
+
+/// Compares the context that an application sends with the one that its activity received.
+#[inline(always)]
+pub(crate) fn compare_contexts(sent: &TraceContext, origin: &Origin) -> OwnHeader {
     let Some(activity) = activities::activity(origin.activity) else { return OwnHeader::Own };
     let same_trace =
         sent.trace_id_hi == activity.trace_id_hi && sent.trace_id_lo == activity.trace_id_lo;
@@ -302,7 +309,7 @@ pub(crate) fn open_client(
         // SAFETY: live state, and the claimed buffer.
         unsafe {
             left.write(origin.context);
-            handover::leave(drive.connection, left, start, drive.now);
+            handover::leave(drive.connection, left, start, 0, drive.now);
         }
     }
     opened(drive, stream, origin, outcome);
@@ -344,13 +351,35 @@ fn opened(drive: &mut Drive, stream: &mut Stream, origin: &Origin, outcome: u8) 
     let head_offset = head_len.wrapping_sub(held);
     let wanted = head_offset < HEAD_CAPTURE && held <= head_len;
     let data_len = if wanted { held } else { 0 };
-    // Field by field into the claimed buffer: as a value it would go over the stack,
-    // and the verifier says `combined stack size of 3 calls is 544. Too large`.
     // SAFETY: the claimed buffer is this program's.
     let record: &mut ExchangeOpened = unsafe { &mut (*drive.scratch).record };
+    fill(record, connection, origin, outcome);
     record.header = emit::header(KIND_EXCHANGE_OPENED, data_len);
-    record.connection = connection.cookie;
     record.started_ns = stream.started_ns;
+    record.sequence = sequence;
+    record.head_len = head_len;
+    record.head_offset = head_offset;
+    record.block = 0;
+    emit::exchange_opened(drive.scratch, data_len, drive.now);
+    if origin.correlation == Correlation::Ambiguous as u8 {
+        // SAFETY: live state.
+        unsafe {
+            tell_candidates(drive.connection, sequence, drive.task as u32, drive.now);
+        }
+    }
+}
+
+/// Writes down who sends a request to whom, and its place in its trace: field by field, as a value
+/// it would go over the stack, and the verifier says `combined stack size of 3 calls is 544. Too
+/// large`.
+#[inline(always)]
+pub(crate) fn fill(
+    record: &mut ExchangeOpened,
+    connection: &Connection,
+    origin: &Origin,
+    outcome: u8,
+) {
+    record.connection = connection.cookie;
     record.trace_id_hi = origin.context.trace_id_hi;
     record.trace_id_lo = origin.context.trace_id_lo;
     record.span_id = origin.context.span_id;
@@ -364,19 +393,8 @@ fn opened(drive: &mut Drive, stream: &mut Stream, origin: &Origin, outcome: u8) 
     record.role = connection.role;
     record.correlation = origin.correlation;
     record.outcome = outcome;
-    record.sequence = sequence;
     record.tgid = connection.tgid;
     record.tid = connection.tid;
-    record.head_len = head_len;
-    record.head_offset = head_offset;
-    record.pad = 0;
-    emit::exchange_opened(drive.scratch, data_len, drive.now);
-    if origin.correlation == Correlation::Ambiguous as u8 {
-        // SAFETY: live state.
-        unsafe {
-            tell_candidates(drive.connection, sequence, drive.task as u32, drive.now);
-        }
-    }
 }
 
 /// After a request's head: its body, or the wait for an answer to `Upgrade` or `CONNECT`.

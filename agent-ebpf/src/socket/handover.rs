@@ -23,6 +23,8 @@ use tracewire_common::stream::Stream;
 /// whose ports come to the same number, which is a power of two of numbers.
 const PLACES: usize = 16;
 const BUCKETS: u32 = 1 << 10;
+/// Buckets over which the streams of a connection of HTTP/2 are spread.
+const STREAM_BUCKETS: u32 = 64;
 /// How long a context waits at least, in ns. What goes to other hosts is not taken by anybody.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
@@ -57,9 +59,12 @@ struct Bucket {
 static HANDED_OVER: Array<Bucket, { BUCKETS as usize }> = Array::new();
 
 #[inline(always)]
-fn bucket(client_port: u16, server_port: u16) -> Option<*mut Bucket> {
+fn bucket(client_port: u16, server_port: u16, stream: u32) -> Option<*mut Bucket> {
     let ports = ((client_port as u32) << 16) | server_port as u32;
-    HANDED_OVER.get_ptr_mut(ports.wrapping_mul(0x9e37_79b1) >> 22 & (BUCKETS - 1))
+    let first = ports.wrapping_mul(0x9e37_79b1) >> 22;
+    // Streams of one connection are many at once: their ids are odd.
+    let number = first.wrapping_add((stream >> 1) & (STREAM_BUCKETS - 1));
+    HANDED_OVER.get_ptr_mut(number & (BUCKETS - 1))
 }
 
 /// An address as two numbers.
@@ -90,8 +95,8 @@ pub(crate) fn room(drive: &Drive) -> *mut TraceContext {
     unsafe { (&raw mut (*drive.scratch).record).cast() }
 }
 
-/// Leaves the context of a request that a client sends, whose head starts at `seq`. A global
-/// function, as [`take`]: verified once, by itself.
+/// Leaves the context of a request that a client sends, whose head starts at `seq`, on a stream of
+/// HTTP/2 or on 0. A global function, as [`take`]: verified once, by itself.
 ///
 /// # Safety
 ///
@@ -102,6 +107,7 @@ pub(crate) unsafe extern "C" fn leave(
     connection: *const Connection,
     context: *const TraceContext,
     seq: u32,
+    stream: u32,
     now: u64,
 ) -> u64 {
     if connection.is_null() || context.is_null() {
@@ -116,7 +122,9 @@ pub(crate) unsafe extern "C" fn leave(
         if !is_on || !state::process_may_be_touched(config, connection.tgid) {
             return 0;
         }
-        let Some(bucket) = bucket(connection.local_port, connection.remote_port) else { return 0 };
+        let Some(bucket) = bucket(connection.local_port, connection.remote_port, stream) else {
+            return 0;
+        };
         let mut tries = 0;
         while !try_lock(&raw mut (*bucket).busy) {
             tries += 1;
@@ -159,6 +167,7 @@ pub(crate) unsafe extern "C" fn take(
     connection: *const Connection,
     into: *mut TraceContext,
     seq: u32,
+    stream: u32,
 ) -> u64 {
     if connection.is_null() || into.is_null() {
         return 0;
@@ -166,7 +175,9 @@ pub(crate) unsafe extern "C" fn take(
     // SAFETY: as in `leave`.
     unsafe {
         let connection = &*connection;
-        let Some(bucket) = bucket(connection.remote_port, connection.local_port) else { return 0 };
+        let Some(bucket) = bucket(connection.remote_port, connection.local_port, stream) else {
+            return 0;
+        };
         let mut place = 0;
         // Without the lock: what was left was so before the bytes left that came here, and nobody
         // writes to the place while it has their number, and has not waited too long.

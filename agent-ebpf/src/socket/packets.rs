@@ -7,12 +7,15 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SkBuffContext;
 use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
-use tracewire_common::connection::{CONN_ADOPTED, CONN_ENROLLED, CONN_OPAQUE, Connection};
+use tracewire_common::connection::{
+    CONN_ADOPTED, CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, Connection,
+};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Outcome, Role};
 use tracewire_common::stream::Stream;
 
 use crate::bounds::{filling, masked};
+use crate::http2::connections;
 use crate::scratch::{claim, release};
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::opaque::opaque_sent;
@@ -25,17 +28,17 @@ const TCP_LISTEN: u32 = 10;
 /// `TCP_SYN_RECV`, likewise.
 const TCP_SYN_RECV: u32 = 3;
 
-const FIN: u8 = 1;
+pub(crate) const FIN: u8 = 1;
 const SYN: u8 = 2;
-const RST: u8 = 4;
+pub(crate) const RST: u8 = 4;
 
 /// What is needed of the headers of a packet.
 #[derive(Clone, Copy)]
-struct Segment {
-    payload_at: u32,
-    payload_len: u32,
-    seq: u32,
-    flags: u8,
+pub(crate) struct Segment {
+    pub(crate) payload_at: u32,
+    pub(crate) payload_len: u32,
+    pub(crate) seq: u32,
+    pub(crate) flags: u8,
 }
 
 /// A packet leaves (`EGRESS`) or arrives at a socket.
@@ -90,12 +93,43 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
                 return;
             }
         }
+        if (*connection).flags & CONN_HTTP2 != 0
+            || recognise::<EGRESS>(skb, sk.cast(), connection, &segment)
+        {
+            return connections::call_reader::<EGRESS>(ctx);
+        }
         let now = bpf_ktime_get_ns();
         if segment.payload_len > 0 {
             read_payload::<EGRESS>(skb, connection, &segment, now);
         }
         if segment.flags & (FIN | RST) != 0 {
             on_end::<EGRESS>(connection, &segment, now);
+        }
+    }
+}
+
+/// Whether this is where a connection turns out to carry HTTP/2.
+///
+/// # Safety
+///
+/// `skb` and `sk` must be the program's, `connection` live.
+#[inline(always)]
+unsafe fn recognise<const EGRESS: bool>(
+    skb: *mut __sk_buff,
+    sk: *mut c_void,
+    connection: *mut Connection,
+    segment: &Segment,
+) -> bool {
+    let payload = (segment.payload_at, segment.payload_len);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*connection).opened != 0 {
+            return false;
+        }
+        if ((*connection).role == Role::Client as u8) == EGRESS {
+            connections::recognise::<true>(skb, sk, connection, segment.seq, payload)
+        } else {
+            connections::recognise::<false>(skb, sk, connection, segment.seq, payload)
         }
     }
 }
@@ -117,7 +151,7 @@ unsafe fn is_being_established(sk: *mut bpf_sock) -> bool {
 ///
 /// `skb` must be the program's context.
 #[inline(always)]
-unsafe fn segment(skb: *mut __sk_buff) -> Option<Segment> {
+pub(crate) unsafe fn segment(skb: *mut __sk_buff) -> Option<Segment> {
     // SAFETY: the caller's promise; what is read lies below the packet's end.
     unsafe {
         let start = (*skb).data as usize as *const u8;
@@ -436,7 +470,7 @@ unsafe fn load_packet(drive: &mut Drive, at: u32, len: u32) -> bool {
 }
 
 /// Packets of a connection on which the process answers.
-struct ServerPacket;
+pub(crate) struct ServerPacket;
 
 impl Source for ServerPacket {
     const SENDS: bool = false;
@@ -454,9 +488,28 @@ impl Source for ServerPacket {
     }
 }
 
+/// Why a request that is read off packets was given no context.
+///
+/// # Safety
+///
+/// `connection` must be live.
+#[inline(always)]
+pub(crate) unsafe fn outcome_of_packet(connection: *const Connection) -> Outcome {
+    let propagate = match config() {
+        Some(config) => config.propagate & PROPAGATE_HTTP1 != 0,
+        None => false,
+    };
+    if !propagate {
+        return Outcome::Off;
+    }
+    // SAFETY: the caller's promise.
+    let flags = unsafe { (*connection).flags };
+    if flags & CONN_ENROLLED == 0 { Outcome::NotEnrolled } else { Outcome::Missed }
+}
+
 /// Packets of a connection on which the process asks, as far as the rewriting
 /// program has not seen their bytes.
-struct ClientPacket;
+pub(crate) struct ClientPacket;
 
 impl Source for ClientPacket {
     const SENDS: bool = false;
@@ -471,18 +524,7 @@ impl Source for ClientPacket {
     unsafe fn request_head(drive: &mut Drive, stream: &mut Stream, _end_len: u32) {
         stream.http1.confirm();
         // SAFETY: live while the program runs.
-        let flags = unsafe { (*drive.connection).flags };
-        let propagate = match config() {
-            Some(config) => config.propagate & PROPAGATE_HTTP1 != 0,
-            None => false,
-        };
-        let outcome = if !propagate {
-            Outcome::Off
-        } else if flags & CONN_ENROLLED == 0 {
-            Outcome::NotEnrolled
-        } else {
-            Outcome::Missed
-        };
+        let outcome = unsafe { outcome_of_packet(drive.connection) };
         let origin = exchange::origin_of_request(drive);
         let own = exchange::own_header(stream, &origin);
         exchange::open_client(drive, stream, &origin, outcome as u8, own);

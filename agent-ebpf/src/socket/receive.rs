@@ -2,10 +2,11 @@
 
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
-use tracewire_common::connection::CONN_OPAQUE;
+use tracewire_common::connection::{CONN_HTTP2, CONN_OPAQUE};
 use tracewire_common::outcome::Role;
 
 use crate::golang::goroutine;
+use crate::http2;
 use crate::socket::opaque;
 use crate::state;
 use crate::task::work;
@@ -32,6 +33,10 @@ pub(crate) fn on_receive(sk: *const c_void) {
         connection.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
     }
     connection.tid = tid;
+    if connection.flags & CONN_HTTP2 != 0 {
+        // SAFETY: the tracepoint's argument.
+        return unsafe { http2::receive::received(sk.cast_mut(), connection, tgid, tid) };
+    }
     if connection.role == Role::Server as u8 {
         if connection.opened == connection.answered {
             return;

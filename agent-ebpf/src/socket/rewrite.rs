@@ -8,19 +8,20 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SkMsgContext;
 use tracewire_common::config::{KernelConfig, MAX_INJECTED_HEAD, PROPAGATE_HTTP1, WINDOW};
-use tracewire_common::connection::{CONN_OPAQUE, Connection};
+use tracewire_common::connection::{CONN_HTTP2, CONN_OPAQUE, Connection};
 use tracewire_common::outcome::{Outcome, Role};
 use tracewire_common::parse::traceparent::{HEADER_LEN, PARENT_OFFSET, hex_id, write_header};
 use tracewire_common::stream::{Placement, Stream};
 
 use crate::bounds::{filling, masked};
+use crate::http2;
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::exchange::{self, Origin, OwnHeader};
 use crate::state::{self, config};
 use crate::task::birth::read_u32;
 
-const SK_DROP: u32 = 0;
-const SK_PASS: u32 = 1;
+pub(crate) const SK_DROP: u32 = 0;
+pub(crate) const SK_PASS: u32 = 1;
 
 /// Send buffer, in bytes, that must be free beyond twice what is sent: the kernel
 /// charges for its own headers too, and a send that stops halfway after bytes were
@@ -60,6 +61,10 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
             (*connection).cgroup_id = bpf_get_current_cgroup_id();
         }
         let seq = read_u32(sock_address(connection, sk), config.off_tcp_write_seq);
+        if (*connection).flags & CONN_HTTP2 != 0 || is_http2(msg, sk, connection, seq) {
+            http2::connections::call_rewriter(ctx);
+            return SK_PASS;
+        }
         let stream = &mut (*connection).requests;
         let len = (*msg).size;
         // Only what continues the stream is read here. Bytes that passed without this
@@ -78,6 +83,35 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
     }
 }
 
+/// Whether this is where a connection turns out to carry HTTP/2.
+///
+/// # Safety
+///
+/// `msg` and `sk` must be the program's, `connection` live.
+#[inline(always)]
+unsafe fn is_http2(
+    msg: *mut sk_msg_md,
+    sk: *mut c_void,
+    connection: *mut Connection,
+    seq: u32,
+) -> bool {
+    // SAFETY: the caller's promise; what is read lies before the end of the first piece.
+    unsafe {
+        if (*msg).size < 8 || !http2::connections::is_unread::<true>(connection, seq) {
+            return false;
+        }
+        if bpf_msg_pull_data(msg, 0, 8, 0) != 0 {
+            return false;
+        }
+        let (data, data_end) = first_piece(msg);
+        if data.wrapping_add(8) > data_end {
+            return false;
+        }
+        let first = data.cast::<u64>().read_unaligned();
+        http2::connections::is_start::<true>(first) && http2::connections::begin(sk, connection)
+    }
+}
+
 /// The socket's address as a number: `pointer arithmetic on sock prohibited`, says the
 /// verifier, but a number read back from map memory may be added to.
 ///
@@ -85,7 +119,7 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
 ///
 /// `connection` must be live.
 #[inline(always)]
-unsafe fn sock_address(connection: *mut Connection, sk: *mut c_void) -> *const c_void {
+pub(crate) unsafe fn sock_address(connection: *mut Connection, sk: *mut c_void) -> *const c_void {
     // SAFETY: the caller's promise; volatile, or the compiler keeps the pointer.
     unsafe {
         (&raw mut (*connection).sock).cast::<*mut c_void>().write_volatile(sk);
@@ -95,10 +129,10 @@ unsafe fn sock_address(connection: *mut Connection, sk: *mut c_void) -> *const c
 
 /// Bytes were pushed into a message and can neither be written nor taken out again:
 /// sending them would leak kernel memory to the peer. Not seen to happen.
-const CONN_POISONED: u16 = 1 << 15;
+pub(crate) const CONN_POISONED: u16 = 1 << 15;
 
 /// The bytes of one `send()`.
-struct Message;
+pub(crate) struct Message;
 
 impl Source for Message {
     const SENDS: bool = true;
@@ -231,7 +265,7 @@ unsafe fn write_context(
 ///
 /// As for [`propagate`].
 #[inline(always)]
-unsafe fn has_room(drive: &Drive, config: &KernelConfig, len: u32) -> bool {
+pub(crate) unsafe fn has_room(drive: &Drive, config: &KernelConfig, len: u32) -> bool {
     // SAFETY: live state; the fields are read by a checking helper.
     unsafe {
         let sk = (*drive.connection).sock as *const c_void;
@@ -337,7 +371,7 @@ unsafe fn write_head(
 ///
 /// `msg` must be the program's context.
 #[inline(always)]
-unsafe fn first_piece(msg: *mut sk_msg_md) -> (*mut u8, *mut u8) {
+pub(crate) unsafe fn first_piece(msg: *mut sk_msg_md) -> (*mut u8, *mut u8) {
     // SAFETY: the caller's promise; volatile, or the compiler asks once.
     unsafe {
         let data = (&raw const (*msg).__bindgen_anon_1.data).read_volatile();
@@ -447,7 +481,7 @@ unsafe fn rewrite(drive: &mut Drive, stream: &Stream, origin: &Origin) -> Outcom
 ///
 /// As for [`propagate`].
 #[inline(always)]
-unsafe fn send_head_alone_if_large(drive: &mut Drive) {
+pub(crate) unsafe fn send_head_alone_if_large(drive: &mut Drive) {
     let Some(config) = config() else { return };
     // SAFETY: the caller's promise.
     unsafe {

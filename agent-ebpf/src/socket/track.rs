@@ -9,12 +9,14 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SockOpsContext;
 use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
-use tracewire_common::connection::{CONN_ENROLLED, CONN_OPAQUE, Connection};
+use tracewire_common::connection::{CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Role};
+use tracewire_common::records::KIND_HTTP2_ENDED;
 use tracewire_common::stream::Stream;
 
 use crate::bounds::filling;
+use crate::http2::{connections, streams};
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::{ending, exchange};
 use crate::state::{self, EarlyKey, config, count};
@@ -170,6 +172,14 @@ fn on_closed(ops: *mut bpf_sock_ops) {
             return;
         }
         work::stop_waiting(&mut *connection, (*connection).tid);
+        if (*connection).flags & CONN_HTTP2 != 0 {
+            let http2 = connections::of(sk.cast());
+            if !http2.is_null() {
+                streams::end_all(connection, http2, bpf_ktime_get_ns(), EndReason::Aborted);
+                connections::tell(KIND_HTTP2_ENDED, (*connection).cookie);
+            }
+            return;
+        }
         if (*connection).opened == (*connection).answered {
             return;
         }

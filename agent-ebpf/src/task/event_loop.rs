@@ -163,6 +163,25 @@ pub(crate) fn work_of_turn(state: &mut TaskState, tgid: u32, port: u16) -> Work 
     Work { activity, rule: rule as u64 }
 }
 
+/// What another task of the process sends to that port for, if the one that receives, `state`, has
+/// only one request that it can be.
+#[inline(never)]
+pub(crate) fn only_work_of(state: &TaskState, tgid: u32, port: u16) -> Work {
+    let destination = jobs::destination(tgid, port);
+    let has_jobs = jobs::are_sent(destination);
+    let open = state.open;
+    if open == 0 {
+        jobs::note(destination);
+        return Work { activity: 0, rule: Correlation::None as u64 };
+    }
+    let multiplexes = state.flags & TASK_MULTIPLEXES != 0;
+    let activity = if multiplexes { state.last } else { state.activity };
+    if open > 1 || has_jobs || !activities::is_open(activity) {
+        return Work::AMBIGUOUS;
+    }
+    Work { activity, rule: Correlation::Receive as u64 }
+}
+
 /// What a prompt loop received last; 0 if it is none, or slept since, or that is over.
 #[inline(never)]
 fn last_of_prompt(state: &TaskState) -> u64 {

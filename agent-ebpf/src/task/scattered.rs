@@ -22,6 +22,9 @@ const ONE_IN: u32 = 64;
 /// Answers after which older ones count half.
 const REMEMBERED: u32 = 1 << 16;
 
+/// More open requests than there can be.
+const NOT_COUNTED: u64 = 1 << 40;
+
 /// The requests of such a process.
 #[repr(C)]
 struct Requests {
@@ -51,6 +54,20 @@ pub(crate) fn answered(state: &mut TaskState, by_another: bool) {
         state.answered /= 2;
         state.moved /= 2;
     }
+}
+
+/// The requests of a process are counted from now on: `first` was the only task that received some.
+/// If it has several, it is not known when they are all gone, and nothing is believed.
+#[inline(always)]
+pub(crate) fn begin(tgid: u32, first: &TaskState) {
+    let mut requests = Requests { open: 0, last: 0 };
+    if first.open == 1 && activities::is_open(first.activity) {
+        requests = Requests { open: 1, last: first.activity };
+        activities::mark(first.activity, ACTIVITY_SCATTERED);
+    } else if first.open > 0 {
+        requests.open = NOT_COUNTED;
+    }
+    let _full_is_fine = SCATTERED.insert(tgid, requests, 0);
 }
 
 /// A request was received first.

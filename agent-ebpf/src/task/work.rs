@@ -6,8 +6,8 @@
 //! parent from their birth. None is better than a wrong one.
 
 use tracewire_common::connection::{
-    Connection, TASK_BORN, TASK_HAS_POOLS, TASK_MULTIPLEXES, TASK_SENT_UNKNOWN, UNKNOWN_ACTIVITY,
-    UNKNOWN_UNCOUNTED,
+    Connection, SEVERAL_RECEIVERS, TASK_BORN, TASK_COUNTED, TASK_HAS_POOLS, TASK_MULTIPLEXES,
+    TASK_SENT_UNKNOWN, UNKNOWN_ACTIVITY, UNKNOWN_UNCOUNTED,
 };
 use tracewire_common::outcome::Correlation;
 
@@ -26,8 +26,11 @@ pub(crate) fn received(tgid: u32, tid: u32, activity: u64) {
     let is_first = activities::is_first_receiver(activity, tid);
     if is_first {
         state.open = state.open.wrapping_add(1);
-        state.tgid = tgid;
-        if scattered::is(state) {
+        if state.tgid != tgid {
+            state.tgid = tgid;
+            note_receiver(tgid, tid);
+        }
+        if scattered::is(state) || state.flags & TASK_COUNTED != 0 {
             scattered::received(tgid, activity);
         }
     }
@@ -48,6 +51,67 @@ pub(crate) fn received(tgid: u32, tid: u32, activity: u64) {
         state.activity = activity;
     }
     state.correlation = Correlation::Receive as u8;
+}
+
+/// A task receives requests for the first time. Where it is not the only one of its process, their
+/// requests are counted together from now on.
+#[inline(never)]
+fn note_receiver(tgid: u32, tid: u32) {
+    let Some(main) = state::task_or_new(tgid) else { return };
+    let before = main.receivers;
+    if before == 0 {
+        main.receivers = tid;
+        return;
+    }
+    if before != tid {
+        main.receivers = SEVERAL_RECEIVERS;
+    }
+    if before != SEVERAL_RECEIVERS
+        && let Some(first) = state::task(before)
+    {
+        first.flags |= TASK_COUNTED;
+        scattered::begin(tgid, first);
+    }
+    if let Some(state) = state::task(tid) {
+        state.flags |= TASK_COUNTED;
+    }
+}
+
+/// For what a stream of HTTP/2 is opened. Threads of one process share connections, and may write
+/// what another asked for: of those that receive requests themselves, only one that is the only
+/// such one of its process is believed; else there has to be only one request that it can be for.
+/// A global function.
+///
+/// # Safety
+///
+/// The pointers must be null or valid.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) unsafe extern "C" fn of_stream(
+    connection: *const Connection,
+    task: u64,
+    found: *mut Work,
+) -> u64 {
+    if connection.is_null() || found.is_null() {
+        return 0;
+    }
+    // SAFETY: checked for null, and valid by the caller's promise.
+    let (connection, found) = unsafe { (&*connection, &mut *found) };
+    let (tgid, tid, port) = (connection.tgid, task as u32, connection.remote_port);
+    *found = Work::NONE;
+    if goroutine::opens_stream(tgid, task, found) {
+        return 0;
+    }
+    let Some(main) = state::task(tgid) else { return 0 };
+    let receiver = main.receivers;
+    if receiver == SEVERAL_RECEIVERS {
+        *found = scattered::work_of(tgid, port);
+    } else if receiver == tid && (task >> 32) as u32 == tgid {
+        *found = of(task, port);
+    } else if let Some(state) = state::task(receiver) {
+        *found = event_loop::only_work_of(state, tgid, port);
+    }
+    0
 }
 
 /// The task at work received bytes of the response to a request of `activity`, which is 0 if
@@ -93,20 +157,28 @@ pub(crate) unsafe extern "C" fn await_on(
         }
         stop_waiting(connection, tid);
     }
+    connection.awaited_for = begin_awaiting(activity, rule, tid);
+    0
+}
+
+/// Something is awaited for the activity, or for one that is not known. Answers what
+/// [`end_awaiting`] is to be told.
+#[inline(always)]
+pub(crate) fn begin_awaiting(activity: u64, rule: u32, tid: u32) -> u64 {
     if activity != 0 {
         activities::begin_waiting(activity);
-        connection.awaited_for = activity;
-    } else if rule == Correlation::Ambiguous as u32
-        && let Some(state) = state::task(tid)
-    {
-        connection.awaited_for = UNKNOWN_UNCOUNTED;
-        if state.flags & TASK_SENT_UNKNOWN == 0 {
-            state.flags |= TASK_SENT_UNKNOWN;
-            state.waiting = state.waiting.wrapping_add(1);
-            connection.awaited_for = UNKNOWN_ACTIVITY;
-        }
+        return activity;
     }
-    0
+    if rule != Correlation::Ambiguous as u32 {
+        return 0;
+    }
+    let Some(state) = state::task(tid) else { return 0 };
+    if state.flags & TASK_SENT_UNKNOWN != 0 {
+        return UNKNOWN_UNCOUNTED;
+    }
+    state.flags |= TASK_SENT_UNKNOWN;
+    state.waiting = state.waiting.wrapping_add(1);
+    UNKNOWN_ACTIVITY
 }
 
 /// Nothing more is awaited on the connection.
@@ -114,6 +186,12 @@ pub(crate) unsafe extern "C" fn await_on(
 pub(crate) fn stop_waiting(connection: &mut Connection, tid: u32) {
     let awaited_for = connection.awaited_for;
     connection.awaited_for = 0;
+    end_awaiting(awaited_for, tid);
+}
+
+/// What was awaited has come, or will not come any more.
+#[inline(always)]
+pub(crate) fn end_awaiting(awaited_for: u64, tid: u32) {
     if awaited_for == UNKNOWN_ACTIVITY {
         if let Some(state) = state::task(tid) {
             state.waiting = state.waiting.saturating_sub(1);
@@ -160,7 +238,18 @@ pub(crate) fn of(task: u64, port: u16) -> Work {
             return Work::AMBIGUOUS;
         }
     }
-    Work { activity: state.activity, rule: state.correlation as u64 }
+    let activity = state.activity;
+    if activities::came_on_stream(activity) && has_several_receivers((task >> 32) as u32) {
+        // Who reads a connection reads for all threads: what it works on itself is another thing.
+        return scattered::work_of((task >> 32) as u32, port);
+    }
+    Work { activity, rule: state.correlation as u64 }
+}
+
+/// Whether several threads of the process receive requests.
+#[inline(never)]
+fn has_several_receivers(tgid: u32) -> bool {
+    state::task(tgid).is_some_and(|main| main.receivers == SEVERAL_RECEIVERS)
 }
 
 /// Threads of a process that ended before the request that they were made for, and no

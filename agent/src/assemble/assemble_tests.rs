@@ -4,14 +4,14 @@ use crate::export::{SpanSource, queue};
 use crate::resolve::{Host, ProcFs};
 use tracewire_common::records::{HeadFragment, RecordHeader};
 
-struct Bench {
-    assembler: Assembler,
+pub(super) struct Bench {
+    pub(super) assembler: Assembler,
     source: SpanSource,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_filter(|_| true)
     }
 
@@ -29,7 +29,7 @@ impl Bench {
     }
 
     /// The spans so far.
-    async fn spans(mut self) -> Vec<Span> {
+    pub(super) async fn spans(mut self) -> Vec<Span> {
         drop(self.assembler);
         let mut spans = Vec::new();
         while let Some(batch) = self.source.recv().await {
@@ -38,7 +38,7 @@ impl Bench {
         spans
     }
 
-    fn open(&mut self, opened: ExchangeOpened, head: &[u8]) {
+    pub(super) fn open(&mut self, opened: ExchangeOpened, head: &[u8]) {
         let mut opened = opened;
         if opened.head_len == 0 {
             opened.head_len = head.len() as u32;
@@ -46,14 +46,14 @@ impl Bench {
         self.assembler.on_record(Record::ExchangeOpened(opened, head));
     }
 
-    fn close(&mut self, closed: ExchangeClosed) {
+    pub(super) fn close(&mut self, closed: ExchangeClosed) {
         self.assembler.on_record(Record::ExchangeClosed(closed));
     }
 }
 
 const HEAD: &[u8] = b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
-fn opened(sequence: u32) -> ExchangeOpened {
+pub(super) fn opened(sequence: u32) -> ExchangeOpened {
     ExchangeOpened {
         header: RecordHeader::default(),
         connection: 5,
@@ -74,7 +74,7 @@ fn opened(sequence: u32) -> ExchangeOpened {
     }
 }
 
-fn closed(sequence: u32) -> ExchangeClosed {
+pub(super) fn closed(sequence: u32) -> ExchangeClosed {
     ExchangeClosed {
         connection: 5,
         response_ns: 150,

@@ -4,8 +4,10 @@
 //! taken, what is missing stays missing. Only the request line, `Host` and
 //! `User-Agent` are kept; no other header leaves this function.
 
+use super::http2::fields::{Fields, Name};
 use super::redact::push_query;
-use crate::span::{Method, RequestHead, TextRange};
+use crate::grpc;
+use crate::span::{Method, RequestHead, TextRange, Version};
 use std::mem::MaybeUninit;
 
 /// Headers looked at in a head of ordinary size.
@@ -36,6 +38,10 @@ pub(crate) fn parse_head(bytes: &[u8], cut: bool) -> RequestHead {
     };
     let target = String::from_utf8_lossy(parts.target.unwrap_or_default());
     let target = Target::split(&target, method, target_is_cut);
+    let version = parts.minor_version.map(|minor| match minor {
+        0 => Version::Http10,
+        _ => Version::Http11,
+    });
     let host_header = parts.host.map(|host| String::from_utf8_lossy(host.trim_ascii()));
 
     // RFC 9112 §3.2.2: the authority of an absolute-form target wins over `Host`.
@@ -46,7 +52,7 @@ pub(crate) fn parse_head(bytes: &[u8], cut: bool) -> RequestHead {
     };
     RequestHead {
         method,
-        minor_version: parts.minor_version,
+        version,
         method_original,
         scheme: target.scheme.and_then(|scheme| builder.push(&scheme.to_ascii_lowercase())),
         authority,
@@ -56,13 +62,50 @@ pub(crate) fn parse_head(bytes: &[u8], cut: bool) -> RequestHead {
         path: target.path.and_then(|path| builder.push(path)),
         query: target.query.and_then(|query| builder.push_query(query)),
         user_agent: parts.user_agent.and_then(|agent| builder.push_lossy(agent)),
+        is_grpc: Some(false),
         text: builder.text.into_boxed_str(),
     }
 }
 
-/// Whether a head holds anything that looks like a request line.
-pub(crate) fn is_parsed(head: &RequestHead) -> bool {
-    head.method != Method::Other || head.method_original.is_some()
+/// What the header block of a request over HTTP/2 says (RFC 9113 §8.3.1).
+pub(crate) fn head_of_fields(fields: &Fields) -> RequestHead {
+    let text = |name| fields.get(name).map(String::from_utf8_lossy);
+    let mut builder = Builder { text: String::new() };
+
+    let method_name = fields.get(Name::Method).unwrap_or_default();
+    let method = Method::parse(method_name);
+    let method_original = match method {
+        Method::Other => builder.push_lossy(method_name),
+        _ => None,
+    };
+    let path = text(Name::Path);
+    let target = path.as_deref().map(|path| Target::split(path, method, false)).unwrap_or_default();
+    // RFC 9113 §8.3.1: `Host` is for requests that were made of those of HTTP/1.1.
+    let named = text(Name::Authority).or_else(|| text(Name::Host));
+    let named = named.as_deref().map(str::trim_ascii);
+    let (authority, host, port) = match named.map(without_userinfo) {
+        Some(text) if !text.is_empty() => builder.push_authority(text),
+        _ => (None, None, None),
+    };
+    let is_grpc = match fields.get(Name::ContentType) {
+        Some(value) => Some(grpc::is_content_type(value)),
+        None => fields.is_absent(Name::ContentType).then_some(false),
+    };
+    RequestHead {
+        method,
+        version: Some(Version::Http2),
+        method_original,
+        scheme: text(Name::Scheme).and_then(|scheme| builder.push(&scheme.to_ascii_lowercase())),
+        authority,
+        host,
+        port,
+        has_userinfo: named.is_some_and(|authority| authority.contains('@')),
+        path: target.path.and_then(|path| builder.push(path)),
+        query: target.query.and_then(|query| builder.push_query(query)),
+        user_agent: fields.get(Name::UserAgent).and_then(|agent| builder.push_lossy(agent)),
+        is_grpc,
+        text: builder.text.into_boxed_str(),
+    }
 }
 
 fn read(bytes: &[u8]) -> Parts<'_> {

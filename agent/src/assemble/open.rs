@@ -3,6 +3,8 @@
 //! Both tables are bounded, and swept of what will never be finished since its
 //! last record was lost.
 
+use super::http2::fields::{Fields, Name};
+use crate::grpc::{self, GrpcStatus};
 use crate::metrics::{Metric, Metrics};
 use crate::span::RequestHead;
 use rustc_hash::FxHashMap;
@@ -11,13 +13,16 @@ use tracewire_common::config::HEAD_CAPTURE;
 use tracewire_common::records::{Candidate, ExchangeCandidates, ExchangeOpened, HeadFragment};
 
 /// What identifies an exchange between its records: a connection has one end,
-/// one role, and numbers its exchanges.
+/// one role, and numbers its exchanges. Streams of HTTP/2 have numbers of their own: a connection
+/// that changes over to it (`Upgrade: h2c`) has exchanges of both kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ExchangeKey {
     /// The socket's cookie.
     pub(crate) connection: u64,
-    /// The number on the connection.
+    /// The number on the connection, or the stream's id.
     pub(crate) sequence: u32,
+    /// Whether it is a stream.
+    pub(crate) is_stream: bool,
 }
 
 /// The bounds of the tables.
@@ -60,6 +65,41 @@ pub(crate) struct OpenExchange {
     pub(crate) request: RequestHead,
     /// What may be the parent, if that is not known for certain, and these are all.
     pub(crate) candidates: Box<[Candidate]>,
+    /// What a response over HTTP/2 has said so far.
+    pub(crate) response: Response,
+}
+
+/// What the header blocks of a response over HTTP/2 say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Response {
+    /// The final status code; 0 if it is not known.
+    pub(crate) status: u16,
+    /// The status of gRPC, from the trailers or from a head that has none after it.
+    pub(crate) grpc_status: Option<GrpcStatus>,
+    /// Whether the content is gRPC's, if it was said.
+    pub(crate) is_grpc: Option<bool>,
+}
+
+impl Response {
+    /// Takes a header block of the response: an interim one, the final head, or trailers.
+    pub(crate) fn add(&mut self, fields: &Fields) {
+        // RFC 9113 §8.3.2: three digits. Those below 200 are interim (RFC 9110 §15.2).
+        let status = fields.get(Name::Status).filter(|digits| digits.len() == 3);
+        let status = status.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+        if let Some(status @ 200..=999) = status
+            && self.status == 0
+        {
+            self.status = status;
+        }
+        if let Some(value) = fields.get(Name::ContentType)
+            && self.is_grpc.is_none()
+        {
+            self.is_grpc = Some(grpc::is_content_type(value));
+        }
+        if let Some(value) = fields.get(Name::GrpcStatus) {
+            self.grpc_status = GrpcStatus::parse(value);
+        }
+    }
 }
 
 impl OpenExchange {
@@ -101,7 +141,8 @@ impl OpenExchanges {
         now_ns: u64,
         metrics: &Metrics,
     ) {
-        let key = ExchangeKey { connection: fragment.connection, sequence: fragment.sequence };
+        let (connection, sequence) = (fragment.connection, fragment.sequence);
+        let key = ExchangeKey { connection, sequence, is_stream: false };
         let is_full = self.heads.len() >= self.limits.fragments;
         let head = match self.heads.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -163,7 +204,11 @@ impl OpenExchanges {
 
     /// Keeps what may be the parent of an exchange that is open.
     pub(crate) fn add_candidates(&mut self, record: &ExchangeCandidates, metrics: &Metrics) {
-        let key = ExchangeKey { connection: record.connection, sequence: record.sequence };
+        let (connection, sequence) = (record.connection, record.sequence);
+        // A connection that carries streams begins no other exchanges any more.
+        let stream = ExchangeKey { connection, sequence, is_stream: true };
+        let is_stream = self.exchanges.contains_key(&stream);
+        let key = ExchangeKey { is_stream, ..stream };
         let found = record.candidates.iter().filter(|one| one.span_id != 0).copied();
         let candidates: Box<[Candidate]> = found.collect();
         let more = size_of_val(&*candidates);
@@ -175,6 +220,12 @@ impl OpenExchanges {
             }
             _ => metrics.increment(Metric::DropCandidates),
         }
+    }
+
+    /// The response of a stream that is open.
+    pub(crate) fn response(&mut self, connection: u64, stream: u32) -> Option<&mut Response> {
+        let key = ExchangeKey { connection, sequence: stream, is_stream: true };
+        self.exchanges.get_mut(&key).map(|exchange| &mut exchange.response)
     }
 
     /// Whether one more exchange that keeps so much is too much.
@@ -234,7 +285,7 @@ fn append(bytes: &mut Vec<u8>, offset: u32, data: &[u8]) {
 mod tests {
     use super::*;
 
-    const KEY: ExchangeKey = ExchangeKey { connection: 7, sequence: 1 };
+    const KEY: ExchangeKey = ExchangeKey { connection: 7, sequence: 1, is_stream: false };
 
     fn fragment(offset: u32) -> HeadFragment {
         HeadFragment { connection: 7, sequence: 1, offset, ..HeadFragment::default() }
@@ -245,6 +296,7 @@ mod tests {
             opened: ExchangeOpened { started_ns, ..ExchangeOpened::default() },
             request: crate::assemble::parse_head(b"GET / HTTP/1.1\r\n\r\n", false),
             candidates: Box::default(),
+            response: Response::default(),
         }
     }
 
@@ -273,7 +325,7 @@ mod tests {
         let limits = OpenLimits { exchanges: 2, fragments: 1, ..OpenLimits::default() };
         let mut open = OpenExchanges::new(limits);
         for connection in 0..3 {
-            let key = ExchangeKey { connection, sequence: 0 };
+            let key = ExchangeKey { connection, sequence: 0, is_stream: false };
             open.insert(key, exchange(1), 1, &metrics);
             open.add_fragment(&HeadFragment { connection, ..fragment(0) }, b"x", 1, &metrics);
         }
@@ -287,7 +339,7 @@ mod tests {
         let metrics = Metrics::default();
         let text = exchange(1).request.text.len();
         let mut open = OpenExchanges::new(OpenLimits { kept: 2 * text, ..OpenLimits::default() });
-        let key = |connection| ExchangeKey { connection, sequence: 0 };
+        let key = |connection| ExchangeKey { connection, sequence: 0, is_stream: false };
         for connection in 0..3 {
             open.insert(key(connection), exchange(1), 1, &metrics);
         }

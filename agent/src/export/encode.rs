@@ -7,7 +7,7 @@
 
 use crate::assemble::REDACTED;
 use crate::resolve::{Resource, ResourceValue};
-use crate::span::{Span, SpanError, SpanKind};
+use crate::span::{GrpcCall, Method, Span, SpanError, SpanKind};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use tracewire_common::context::{FLAG_SAMPLED, TraceContext};
@@ -96,24 +96,18 @@ impl SpanEncoder {
         let mut out = Attributes { out: body, field: 9 };
         let request = &span.request;
 
-        out.text("http.request.method", request.method.as_str());
-        if let Some(original) = request.text_of(request.method_original) {
-            out.text("http.request.method_original", original);
-        }
-        if span.status != 0 {
-            out.integer("http.response.status_code", span.status.into());
+        match span.grpc {
+            Some(call) => grpc_attributes(&mut out, span, call),
+            None => http_attributes(&mut out, span),
         }
         match span.error() {
             Some(SpanError::Status(status)) => {
                 write_into(text, format_args!("{status}"));
                 out.text("error.type", text);
             }
+            Some(SpanError::Grpc(status)) => out.text("error.type", &status.name()),
             Some(SpanError::Broken(end)) => out.text("error.type", end.as_str()),
             None => {}
-        }
-        out.integer("http.request.body.size", clamp(span.request_body_bytes));
-        if span.status != 0 {
-            out.integer("http.response.body.size", clamp(span.response_body_bytes));
         }
         match request.text_of(request.host) {
             Some(host) => out.text("server.address", host),
@@ -131,14 +125,20 @@ impl SpanEncoder {
             out.text("client.address", text);
         }
         out.integer("network.peer.port", span.peer.port().into());
-        match request.minor_version {
-            Some(0) => out.text("network.protocol.version", "1.0"),
-            Some(_) => out.text("network.protocol.version", "1.1"),
-            None => {}
+        if let Some(version) = request.version {
+            if span.grpc.is_some() {
+                // Spans of HTTP need no name of what they are a version of.
+                out.text("network.protocol.name", "http");
+            }
+            out.text("network.protocol.version", version.as_str());
         }
         match span.kind {
+            // The conventions of RPC know no URLs.
+            _ if span.grpc.is_some() => {}
             SpanKind::Server => {
-                out.text("url.scheme", request.scheme());
+                if let Some(scheme) = request.scheme() {
+                    out.text("url.scheme", scheme);
+                }
                 if let Some(path) = request.text_of(request.path) {
                     out.text("url.path", path);
                 }
@@ -147,8 +147,9 @@ impl SpanEncoder {
                 }
             }
             SpanKind::Client => {
-                write_url(text, span);
-                out.text("url.full", text);
+                if write_url(text, span) {
+                    out.text("url.full", text);
+                }
             }
         }
         // Recommended for servers, opt-in for clients: it says which program asks.
@@ -187,13 +188,53 @@ pub(crate) fn append_scope(out: &mut Vec<u8>) {
     put_bytes(out, 1, &body);
 }
 
-/// `url.full`: credentials are replaced, the query is redacted already.
-fn write_url(text: &mut String, span: &Span) {
+/// What the conventions of HTTP say of a request and its response alone.
+fn http_attributes(out: &mut Attributes<'_>, span: &Span) {
+    let request = &span.request;
+    // What is not known of a request of HTTP/2 was not read, rather than not sent.
+    if request.has_method() || !request.is_http2() {
+        out.text("http.request.method", request.method.as_str());
+    }
+    if let Some(original) = request.text_of(request.method_original) {
+        out.text("http.request.method_original", original);
+    }
+    if span.status != 0 {
+        out.integer("http.response.status_code", span.status.into());
+    }
+    out.integer("http.request.body.size", clamp(span.request_body_bytes));
+    if span.status != 0 {
+        out.integer("http.response.body.size", clamp(span.response_body_bytes));
+    }
+}
+
+/// What the conventions of gRPC say of a call. They have no place for the request of HTTP under it.
+fn grpc_attributes(out: &mut Attributes<'_>, span: &Span, call: GrpcCall) {
+    out.text("rpc.system.name", "grpc");
+    match (span.rpc_method(), span.request.text_of(span.request.path)) {
+        (Some(method), _) => out.text("rpc.method", method),
+        (None, Some(path)) => {
+            out.text("rpc.method", "_OTHER");
+            out.text("rpc.method_original", path.strip_prefix('/').unwrap_or(path));
+        }
+        (None, None) => {}
+    }
+    if let Some(status) = call.status {
+        out.text("rpc.response.status_code", &status.name());
+    }
+}
+
+/// `url.full`: credentials are replaced, the query is redacted already. `false` if too little of
+/// it is known.
+fn write_url(text: &mut String, span: &Span) -> bool {
     let request = &span.request;
     text.clear();
+    if request.is_http2() && request.method != Method::Connect && request.path.is_none() {
+        return false;
+    }
     // `CONNECT` has no scheme; the conventions' own form for an authority alone.
     if request.path.is_some() || request.authority.is_none() {
-        text.push_str(request.scheme());
+        let Some(scheme) = request.scheme() else { return false };
+        text.push_str(scheme);
         text.push(':');
     }
     text.push_str("//");
@@ -217,6 +258,7 @@ fn write_url(text: &mut String, span: &Span) {
         text.push('?');
         text.push_str(query);
     }
+    true
 }
 
 fn write_into(text: &mut String, arguments: std::fmt::Arguments<'_>) {

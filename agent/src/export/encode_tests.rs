@@ -1,5 +1,7 @@
 use super::*;
-use crate::assemble::parse_head;
+use crate::assemble::http2::fields::{Fields, Name};
+use crate::assemble::{head_of_fields, parse_head};
+use crate::grpc::GrpcStatus;
 use crate::span::tests::example;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -222,4 +224,139 @@ fn what_may_be_the_parent_is_linked_and_said_to_be_no_more_than_that() {
         assert_eq!(link.flags, 0x100);
         expect(&texts(&link.attributes), &[("tracewire.link", "candidate")]);
     }
+}
+
+/// A span of a request over HTTP/2 with these fields.
+fn stream_span(kind: SpanKind, list: &[(Name, &str)]) -> Span {
+    let mut fields = Fields::default();
+    for (name, value) in list {
+        fields.add(*name, Some(value.as_bytes()));
+    }
+    Span { kind, request: head_of_fields(&fields), ..example(Arc::new(Resource::unknown())) }
+}
+
+const CALL: &[(Name, &str)] = &[
+    (Name::Method, "POST"),
+    (Name::Scheme, "http"),
+    (Name::Path, "/shop.v1.Cart/Add"),
+    (Name::Authority, "cart.test:50051"),
+    (Name::ContentType, "application/grpc"),
+    (Name::UserAgent, "grpc-go/1.60"),
+];
+
+fn call(status: &[u8]) -> Option<GrpcCall> {
+    Some(GrpcCall { status: GrpcStatus::parse(status) })
+}
+
+#[test]
+fn a_call_of_grpc_has_the_attributes_of_its_conventions_and_none_of_http() {
+    let mut span = stream_span(SpanKind::Client, CALL);
+    span.grpc = call(b"5");
+    span.outcome = Outcome::FrameFull;
+    let proto = decode(&span);
+    assert_eq!((proto.name.as_str(), proto.kind), ("shop.v1.Cart/Add", 3));
+    assert_eq!(proto.status.as_ref().map(|status| status.code), Some(2));
+    expect(
+        &texts(&proto.attributes),
+        &[
+            ("rpc.system.name", "grpc"),
+            ("rpc.method", "shop.v1.Cart/Add"),
+            ("rpc.response.status_code", "NOT_FOUND"),
+            ("error.type", "NOT_FOUND"),
+            ("server.address", "cart.test"),
+            ("server.port", "50051"),
+            ("network.peer.address", "127.0.0.1"),
+            ("network.peer.port", "40000"),
+            ("network.protocol.name", "http"),
+            ("network.protocol.version", "2"),
+            ("user_agent.original", "grpc-go/1.60"),
+            ("tracewire.correlation", "none"),
+            ("tracewire.propagation", "frame_full"),
+        ],
+    );
+    span.kind = SpanKind::Server;
+    let proto = decode(&span);
+    assert_eq!(proto.status, None);
+    let attributes = texts(&proto.attributes);
+    assert_eq!(attributes["rpc.response.status_code"], "NOT_FOUND");
+    assert_eq!(attributes["client.address"], "127.0.0.1");
+    assert!(!attributes.contains_key("error.type"));
+}
+
+#[test]
+fn a_method_that_a_server_does_not_have_is_other() {
+    let mut span = stream_span(SpanKind::Server, CALL);
+    span.grpc = call(b"12");
+    let proto = decode(&span);
+    let attributes = texts(&proto.attributes);
+    assert_eq!(proto.name, "grpc");
+    assert_eq!(attributes["rpc.method"], "_OTHER");
+    assert_eq!(attributes["rpc.method_original"], "shop.v1.Cart/Add");
+    assert_eq!(attributes["error.type"], "UNIMPLEMENTED");
+    // The client knows what it calls.
+    span.kind = SpanKind::Client;
+    assert_eq!(texts(&decode(&span).attributes)["rpc.method"], "shop.v1.Cart/Add");
+}
+
+#[test]
+fn a_call_whose_fields_are_not_known_has_no_attributes_of_them() {
+    let mut span = stream_span(SpanKind::Client, &[]);
+    span.grpc = call(b"");
+    let attributes = texts(&decode(&span).attributes);
+    assert_eq!(attributes["rpc.system.name"], "grpc");
+    assert!(!attributes.keys().any(|key| key.starts_with("rpc.m") || key.starts_with("rpc.r")));
+}
+
+#[test]
+fn a_plain_request_over_http_2_is_described_as_one_over_http_1() {
+    let list = [
+        (Name::Method, "GET"),
+        (Name::Scheme, "https"),
+        (Name::Path, "/cart?sig=hush&a=1"),
+        (Name::Authority, "me:hush@shop.test"),
+    ];
+    let attributes = texts(&decode(&stream_span(SpanKind::Server, &list)).attributes);
+    expect(
+        &attributes,
+        &[
+            ("http.request.method", "GET"),
+            ("http.response.status_code", "200"),
+            ("http.request.body.size", "0"),
+            ("http.response.body.size", "0"),
+            ("server.address", "shop.test"),
+            ("server.port", "443"),
+            ("network.peer.address", "127.0.0.1"),
+            ("network.peer.port", "40000"),
+            ("client.address", "127.0.0.1"),
+            ("network.protocol.version", "2"),
+            ("url.scheme", "https"),
+            ("url.path", "/cart"),
+            ("url.query", "sig=REDACTED&a=1"),
+            ("tracewire.correlation", "none"),
+        ],
+    );
+    let mut span = stream_span(SpanKind::Client, &list);
+    span.status = 0;
+    span.end = EndReason::StreamReset;
+    let attributes = texts(&decode(&span).attributes);
+    assert_eq!(attributes["url.full"], "https://REDACTED:REDACTED@shop.test/cart?sig=REDACTED&a=1");
+    assert_eq!(attributes["error.type"], "stream_reset");
+    assert_eq!(attributes["tracewire.end"], "stream_reset");
+}
+
+#[test]
+fn what_is_not_known_of_a_request_over_http_2_is_left_out() {
+    for kind in [SpanKind::Server, SpanKind::Client] {
+        let proto = decode(&stream_span(kind, &[(Name::Authority, "a.test")]));
+        let attributes = texts(&proto.attributes);
+        assert_eq!(proto.name, "HTTP");
+        assert!(!attributes.keys().any(|key| key.starts_with("url.")), "{attributes:?}");
+        assert!(!attributes.contains_key("http.request.method"));
+    }
+    let list = [(Name::Path, "/a"), (Name::Authority, "a.test")];
+    let span = stream_span(SpanKind::Client, &list);
+    assert!(!texts(&decode(&span).attributes).contains_key("url.full"), "without a scheme");
+    let list = [(Name::Method, "CONNECT"), (Name::Authority, "a.test:443")];
+    let span = stream_span(SpanKind::Client, &list);
+    assert_eq!(texts(&decode(&span).attributes)["url.full"], "//a.test:443");
 }

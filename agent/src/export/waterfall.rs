@@ -4,6 +4,7 @@
 //! how long it took, and the same as a bar. Text from the wire is shown without
 //! control characters, which a terminal might obey.
 
+use crate::grpc::GrpcStatus;
 use crate::span::{Span, SpanError, SpanKind};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -139,11 +140,17 @@ fn rows(spans: &[Span]) -> Vec<Row<'_>> {
     rows
 }
 
-/// The span's name and, for reading only, its path.
+/// The span's name and, for reading only, its path. The method of a call of gRPC is all of that.
 fn title(span: &Span) -> String {
     let request = &span.request;
-    let name = request.text_of(request.method_original).unwrap_or(span.name());
-    let target = request.text_of(request.path).or_else(|| request.text_of(request.authority));
+    let path = request.text_of(request.path);
+    let (name, target) = match span.grpc {
+        Some(_) => (span.name(), path.filter(|_| span.rpc_method().is_none())),
+        None => (
+            request.text_of(request.method_original).unwrap_or(span.name()),
+            path.or_else(|| request.text_of(request.authority)),
+        ),
+    };
     let text = match target {
         Some(target) => format!("{name} {target}"),
         None => name.to_owned(),
@@ -157,6 +164,9 @@ fn title(span: &Span) -> String {
 }
 
 fn status(span: &Span) -> String {
+    if let Some(status) = span.grpc.and_then(|call| call.status) {
+        return status.name().into_owned();
+    }
     match (span.status, span.error()) {
         (0, Some(SpanError::Broken(end))) => {
             end.as_str().trim_start_matches("connection_").to_owned()
@@ -168,10 +178,14 @@ fn status(span: &Span) -> String {
 }
 
 fn status_colour(span: &Span) -> &'static str {
-    match (span.error(), span.status) {
+    let is_refused = match span.grpc {
+        Some(call) => call.status.is_some_and(|status| status != GrpcStatus::OK),
+        None => span.status >= 400,
+    };
+    match (span.error(), is_refused) {
         (Some(_), _) => RED,
-        (None, 400..) => YELLOW,
-        (None, _) => GREEN,
+        (None, true) => YELLOW,
+        (None, false) => GREEN,
     }
 }
 

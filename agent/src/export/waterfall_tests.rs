@@ -1,6 +1,8 @@
 use super::*;
-use crate::assemble::parse_head;
+use crate::assemble::http2::fields::{Fields, Name};
+use crate::assemble::{head_of_fields, parse_head};
 use crate::resolve::Resource;
+use crate::span::GrpcCall;
 use crate::span::tests::example;
 use std::sync::Arc;
 use tracewire_common::outcome::EndReason;
@@ -111,4 +113,33 @@ fn a_long_path_is_shortened() {
     long.request = parse_head(head.as_bytes(), false);
     let text = render(&[long], false);
     assert!(text.contains("xxx…") && text.lines().all(|line| line.chars().count() < 140));
+}
+
+#[test]
+fn a_call_of_grpc_shows_its_method_once_and_its_status_by_name() {
+    let mut fields = Fields::default();
+    fields.add(Name::Path, Some(b"/shop.Cart/Add"));
+    let call = |id, status: &[u8], kind| {
+        let mut span = span("cart", kind, id, 0, id, 10);
+        span.request = head_of_fields(&fields);
+        span.grpc = Some(GrpcCall { status: GrpcStatus::parse(status) });
+        span
+    };
+    let mut reset = call(4, b"", SpanKind::Client);
+    (reset.status, reset.end) = (0, EndReason::StreamReset);
+    let spans = [
+        call(1, b"0", SpanKind::Client),
+        call(2, b"5", SpanKind::Server),
+        call(3, b"12", SpanKind::Server),
+        reset,
+    ];
+    let text = render(&spans, false);
+    let line = |number: usize| lines(&text)[number].split_whitespace().take(4).collect::<Vec<_>>();
+    assert_eq!(line(1), ["cart", "client", "shop.Cart/Add", "OK"]);
+    assert_eq!(line(2), ["cart", "server", "shop.Cart/Add", "NOT_FOUND"]);
+    assert_eq!(line(3), ["cart", "server", "grpc", "/shop.Cart/Add"]);
+    assert_eq!(line(4), ["cart", "client", "shop.Cart/Add", "stream_reset"]);
+    assert!(lines(&text)[0].ends_with("2 errors"), "{text}");
+    let coloured = render(&spans[1..2], true);
+    assert!(coloured.contains("\x1b[33mNOT_FOUND"), "{coloured:?}");
 }

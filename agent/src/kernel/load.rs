@@ -112,6 +112,8 @@ pub(crate) struct Kernel {
     messages: Messages,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
     stages: ProgramArray<MapData>,
+    /// Likewise: without it HTTP/2 is not read.
+    _http2: Vec<ProgramArray<MapData>>,
     _timing: Option<Timing>,
 }
 
@@ -165,6 +167,7 @@ impl Kernel {
         let quiet = Quiet::new();
         let receive = programs::load_all(&mut ebpf, settings.propagation != Propagation::Never)?;
         drop(quiet);
+        let http2 = programs::place_http2(&mut ebpf, settings.propagation != Propagation::Never)?;
         let mut enrolled = enrolment::sockets(&mut ebpf)?;
         let mut stages = ProgramArray::try_from(
             ebpf.take_map("STAGES").context("the object has no map STAGES")?,
@@ -233,6 +236,7 @@ impl Kernel {
             goroutines,
             messages,
             stages,
+            _http2: http2,
             _timing: timing,
         };
         Ok((kernel, records))
@@ -398,6 +402,9 @@ fn propagation_name(outcome: Outcome) -> &'static str {
         Outcome::HeaderAlreadySent => "propagation_header_already_sent",
         Outcome::ProcessExcluded => "propagation_process_excluded",
         Outcome::Missed => "propagation_missed",
+        Outcome::FrameFull => "propagation_frame_full",
+        Outcome::UnknownField => "propagation_unknown_field",
+        Outcome::Indexed => "propagation_indexed",
     }
 }
 

@@ -1,6 +1,7 @@
 //! The programs, what each is for, and how each is loaded and attached.
 
 use anyhow::{Context, Result, bail};
+use aya::maps::{MapData, ProgramArray};
 use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -24,6 +25,11 @@ const RECEIVE: &str = "associate_receiver";
 /// The one that older kernels have.
 const RECEIVE_OLDER: &str = "associate_receiver_adjust";
 
+/// The programs for HTTP/2: those that are attached call them.
+pub(super) const HTTP2_EGRESS: &str = "read_http2_egress";
+pub(super) const HTTP2_INGRESS: &str = "read_http2_ingress";
+pub(super) const HTTP2_REWRITE: &str = "rewrite_http2";
+
 /// Programs and what is lost without them, in the order in which they are attached:
 /// who looks at connections comes last, when all that it needs is there.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -36,8 +42,11 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("note_opener6", "tell who opens an IPv6 connection"),
     ("read_egress", "read messages that leave"),
     ("read_ingress", "read messages that arrive"),
+    (HTTP2_EGRESS, "read frames of HTTP/2 that leave"),
+    (HTTP2_INGRESS, "read frames of HTTP/2 that arrive"),
     ("rewrite_request", "stay with enrolled sockets"),
     ("rewrite_stage", "write the trace context into requests"),
+    (HTTP2_REWRITE, "write the trace context into streams of HTTP/2"),
     ("keep_readable", "keep FIONREAD right on enrolled sockets"),
     (goroutines::CALL, "tell which goroutine makes a call"),
     (goroutines::BIRTH, "tell for which request a goroutine was made"),
@@ -45,7 +54,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Programs that only propagation needs.
-const FOR_PROPAGATION: &[&str] = &["rewrite_request", "rewrite_stage", "keep_readable"];
+const FOR_PROPAGATION: &[&str] =
+    &["rewrite_request", "rewrite_stage", HTTP2_REWRITE, "keep_readable"];
 
 /// Programs that are loaded and attached by themselves, where there are Go programs.
 const FOR_GOROUTINES: &[&str] = &[goroutines::CALL, goroutines::BIRTH];
@@ -198,6 +208,26 @@ pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool) -> Result<&'static str>
     Ok(receive)
 }
 
+/// Puts the programs for HTTP/2 where the others find them. What is answered is to be held open:
+/// the kernel empties it when it is closed.
+pub(super) fn place_http2(ebpf: &mut Ebpf, propagate: bool) -> Result<Vec<ProgramArray<MapData>>> {
+    let mut places = vec![("HTTP2_EGRESS", HTTP2_EGRESS), ("HTTP2_INGRESS", HTTP2_INGRESS)];
+    if propagate {
+        places.push(("HTTP2_STAGE", HTTP2_REWRITE));
+    }
+    let place = |(map, name)| {
+        let taken = ebpf.take_map(map).with_context(|| format!("the object has no map {map}"))?;
+        let mut array = ProgramArray::try_from(taken)?;
+        let program = ebpf
+            .program(name)
+            .with_context(|| format!("the object has no program {name}"))?
+            .fd()?;
+        array.set(0, program, 0).with_context(|| format!("cannot put {name} in place"))?;
+        Ok(array)
+    };
+    places.into_iter().map(place).collect()
+}
+
 /// Attaches all but the programs on the socket map, which are attached before.
 pub(super) fn attach_all(ebpf: &mut Ebpf, scope: &Scope, receive: &str) -> Result<()> {
     // A cgroup link is always one of several ("multi"); the mode for links is `Single`.
@@ -206,6 +236,7 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, scope: &Scope, receive: &str) -> Resul
         if FOR_PROPAGATION.contains(&name)
             || (name.starts_with(RECEIVE) && name != receive)
             || FOR_GOROUTINES.contains(&name)
+            || [HTTP2_EGRESS, HTTP2_INGRESS].contains(&name)
         {
             continue;
         }

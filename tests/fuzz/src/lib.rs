@@ -5,6 +5,8 @@
 
 #[path = "../../../agent-common/tests/parsers/bodies.rs"]
 pub mod bodies;
+#[path = "../../../agent-common/tests/parsers/http2/mod.rs"]
+pub mod http2;
 #[path = "../../../agent-common/tests/parsers/machine.rs"]
 pub mod machine;
 #[path = "../../../agent-common/tests/parsers/reference.rs"]
@@ -16,6 +18,8 @@ mod executables;
 mod export;
 #[path = "../../../agent/src/fuzzing.rs"]
 pub mod fuzzing;
+#[path = "../../../agent/src/grpc.rs"]
+mod grpc;
 mod kernel;
 #[path = "../../../agent/src/metrics.rs"]
 mod metrics;

@@ -15,6 +15,7 @@ mod state;
 mod window;
 
 pub use facts::*;
+pub(super) use window::{byte_at, read_word};
 
 use super::traceparent::TraceparentValue;
 use crate::config::WINDOW;
@@ -419,6 +420,9 @@ impl Http1 {
                         self.facts |= FACT_HEAD;
                     } else if self.remaining == u64::from_be_bytes(*b"\0CONNECT") {
                         self.facts |= FACT_CONNECT;
+                    } else if self.remaining == u64::from_be_bytes(*b"\0\0\0\0\0PRI") {
+                        // The preface of HTTP/2, or half of it: never a method (RFC 9113 §3.4).
+                        return (0, self.fail());
                     }
                     self.remaining = 0;
                     self.state = state::TARGET;

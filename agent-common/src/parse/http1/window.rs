@@ -5,11 +5,17 @@ use crate::config::WINDOW;
 
 /// The eight bytes at `at`, the first in the lowest byte.
 #[inline(always)]
-pub(super) fn read_word(window: &Window, at: u32) -> u64 {
+pub(in crate::parse) fn read_word(window: &Window, at: u32) -> u64 {
     let at = at as usize & (WINDOW - 1);
     let place = window.0.as_ptr().wrapping_add(at);
     // SAFETY: `at` is below WINDOW and the window is more than eight bytes longer than that.
     u64::from_le(unsafe { load_unaligned(place) })
+}
+
+/// The byte at `at`.
+#[inline(always)]
+pub(in crate::parse) fn byte_at(window: &Window, at: u32) -> u8 {
+    read_word(window, at) as u8
 }
 
 /// Sets the highest bit of the first byte that is zero; of bytes behind it nothing is said.
