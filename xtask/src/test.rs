@@ -108,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
 }
 
 /// The real programs that the end-to-end tests talk through.
-fn end_to_end_needs() -> [Need; 8] {
+fn end_to_end_needs() -> [Need; 12] {
     [
         nginx::need(),
         Need::program("node", "nodejs"),
@@ -117,6 +117,10 @@ fn end_to_end_needs() -> [Need; 8] {
         Need::program("curl", "curl"),
         Need::program("wrk", "wrk"),
         Need::program("h2load", "nghttp2-client"),
+        Need::program("nghttpd", "nghttp2-server"),
+        Need::package("python3-grpcio"),
+        Need::package("golang-google-grpc-dev"),
+        Need::package("golang-golang-x-net-dev"),
         Need::program("ip", "iproute2"),
     ]
 }

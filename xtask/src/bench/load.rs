@@ -61,18 +61,48 @@ pub(super) fn at_rate(
     cgroup: &Cgroup,
     log: &Path,
 ) -> Result<Load> {
+    let (clients, each) = (clients.to_string(), (rate / clients).to_string());
+    let arguments = ["--h1", "--clients", &clients, "--rps", &each];
+    h2load(port, &arguments, span, cgroup, log)
+}
+
+/// As many requests as go over HTTP/2: `h2load`, so many streams at once on each connection.
+///
+/// # Errors
+///
+/// If it fails, or an answer was an error.
+pub(super) fn streams(
+    port: u16,
+    connections: u32,
+    streams: u32,
+    span: Duration,
+    cgroup: &Cgroup,
+    log: &Path,
+) -> Result<Load> {
+    let (connections, streams) = (connections.to_string(), streams.to_string());
+    let arguments = ["--clients", &connections, "--max-concurrent-streams", &streams];
+    h2load(port, &arguments, span, cgroup, log)
+}
+
+fn h2load(
+    port: u16,
+    arguments: &[&str],
+    span: Duration,
+    cgroup: &Cgroup,
+    log: &Path,
+) -> Result<Load> {
     // h2load appends.
     if log.exists() {
         std::fs::remove_file(log)?;
     }
     let mut command = Command::new("h2load");
     command
-        .args(["--h1", "--clients", &clients.to_string(), "--threads", "1"])
-        .args(["--rps", &(rate / clients).to_string()])
+        .args(["--threads", "1"])
+        .args(arguments)
         .args(["--duration", &span.as_secs().max(1).to_string()])
         .arg("--log-file")
         .arg(log)
-        .arg(format!("http://127.0.0.1:{port}/"));
+        .arg(format!("http://127.0.0.1:{port}/hello"));
     cgroup.join(&mut command);
     process::output(&mut command)?;
     let text = std::fs::read_to_string(log).context("h2load wrote no log")?;

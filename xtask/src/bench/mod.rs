@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: what the agent costs, in alternating rounds against no agent.
 
 mod counter;
+mod grpc;
 mod http1;
 mod kernel_time;
 mod load;
+mod rounds;
 mod row;
 mod usage;
 
@@ -16,6 +18,8 @@ use crate::toolchain;
 pub(crate) enum Bench {
     /// HTTP/1.1 through nginx: hello world, proxy, and a fixed rate
     Http1(http1::Arguments),
+    /// HTTP/2 and gRPC: h2load on nghttpd, and calls between tonic and tonic
+    Grpc(grpc::Arguments),
 }
 
 /// Runs a bench.
@@ -26,5 +30,6 @@ pub(crate) enum Bench {
 pub(crate) fn run(bench: &Bench, source: toolchain::Source) -> Result<()> {
     match bench {
         Bench::Http1(arguments) => http1::run(arguments, source),
+        Bench::Grpc(arguments) => grpc::run(arguments, source),
     }
 }

@@ -48,6 +48,9 @@ const SMOKE: &[(&str, &str)] = &[
     ("handover", "by_itself_the_agent_writes_only_where_that_harms_no_connection"),
 ];
 
+/// The tests of HTTP/2 that need none of the peers that a guest does not have: grpcio, Go, nghttpd.
+const HTTP2: [&str; 2] = ["foreign::", "frames::"];
+
 /// Builds the tests and picks those of the extent, or those whose names have one of `only` in
 /// them. Gives the programs that come with the tests, too.
 ///
@@ -81,6 +84,9 @@ pub(crate) fn build(extent: Extent, only: &[String]) -> Result<(Vec<TestBinary>,
         .filter_map(|(name, program)| {
             let filters = match extent {
                 Extent::Smoke if only.is_empty() => smoke(&name),
+                Extent::All if only.is_empty() && name == "http2" => {
+                    HTTP2.map(str::to_owned).to_vec()
+                }
                 _ => only.to_vec(),
             };
             let wanted = match extent {

@@ -1,0 +1,13 @@
+//! HTTP/2 without TLS, and gRPC: real peers in several languages.
+
+#[expect(dead_code, reason = "the tests of faults ask more of it")]
+#[path = "../faults/accounting.rs"]
+mod accounting;
+mod chain;
+mod context;
+mod foreign;
+mod frames;
+mod judge;
+mod plain;
+mod rpc;
+mod streams;
