@@ -3,6 +3,13 @@
 /// Bytes that one inserted header line has: name, colon, space, value, CR LF.
 pub const HEADER_LEN: usize = b"traceparent: \r\n".len() + VALUE_LEN;
 
+/// Bytes that one inserted field of HTTP/2 has: how it is coded, both lengths, name, value.
+pub const FIELD_LEN: usize = FIELD_START.len() + VALUE_LEN;
+
+/// What stands before the value: a literal without indexing, both strings as they are (RFC 7541
+/// §6.2.2).
+const FIELD_START: &[u8] = b"\x00\x0btraceparent\x37";
+
 const VALUE_LEN: usize = 55;
 
 /// The value of a `traceparent` header (W3C Trace Context §3.2).
@@ -44,6 +51,11 @@ impl TraceParent {
         let value = bytes.strip_prefix(b"traceparent: ")?;
         (value.get(VALUE_LEN..VALUE_LEN + 2)? == b"\r\n")
             .then(|| Self::parse(&value[..VALUE_LEN]))?
+    }
+
+    /// Reads a field of HTTP/2, exactly as the agent writes it.
+    pub fn parse_field(bytes: &[u8]) -> Option<Self> {
+        Self::parse(bytes.strip_prefix(FIELD_START)?)
     }
 
     /// The value as written in a header.

@@ -51,7 +51,12 @@ impl Arriving {
         let urgent = urgent.map(|at| (at, bytes.remove(at)));
         if let Some((at, _)) = urgent {
             ends.iter_mut().filter(|end| **end > at).for_each(|end| *end -= 1);
-            spots.iter_mut().filter(|spot| spot.at > at).for_each(|spot| spot.at -= 1);
+            // An urgent byte is sent by itself: no frame around it can still grow.
+            spots.retain(|spot| spot.frame.is_none_or(|frame| !(frame..spot.at).contains(&at)));
+            for spot in spots.iter_mut().filter(|spot| spot.at > at) {
+                spot.at -= 1;
+                spot.frame = spot.frame.map(|frame| frame - 1);
+            }
             // The application's bytes are not what the kernel sees: no head is beyond doubt.
             spots.iter_mut().for_each(|spot| spot.is_clear = false);
         }
@@ -183,6 +188,9 @@ fn hear(
         let want = end.map_or(0, |end| end.saturating_sub(matcher.at));
         let (take, bytes) = receiver.receive(socket, want)?;
         match (bytes.is_empty(), end) {
+            (true, None) if matcher.is_in_header() => {
+                return Err(Error::other(format!("{take:?}: the stream ended within a header")));
+            }
             (true, None) => return Ok(()),
             (true, Some(_)) => {
                 return Err(Error::other(format!("{take:?}: the stream ended early")));

@@ -1,9 +1,13 @@
-//! What arrives against what was sent: the same bytes, and headers only where they may be.
+//! What arrives against what was sent: the same bytes, and headers only where they may be. With
+//! a field in a header block of HTTP/2 goes a longer frame: neither is right without the other.
 
-use tracewire_tests::trace_parent::{HEADER_LEN, TraceParent};
+use tracewire_tests::trace_parent::{FIELD_LEN, HEADER_LEN, TraceParent};
 
 use crate::digest::Digest;
 use crate::oracle::Spot;
+
+/// Bytes that say how long a frame of HTTP/2 is.
+const LENGTH_LEN: usize = 3;
 
 /// Bytes of a message shown around a difference.
 const SHOWN: usize = 48;
@@ -17,6 +21,10 @@ pub(crate) struct Matcher<'a> {
     pub(crate) at: usize,
     /// A header that has begun to come.
     header: Vec<u8>,
+    /// Whether the length of the next place's frame, as far as it came, is the one that was sent.
+    is_same: bool,
+    /// Whether it is that with a field.
+    is_grown: bool,
     /// The spots where a header came.
     pub(crate) injected: Vec<Spot>,
     /// What came, without headers.
@@ -36,6 +44,8 @@ impl<'a> Matcher<'a> {
             next_spot: 0,
             at: 0,
             header: Vec::new(),
+            is_same: true,
+            is_grown: true,
             injected: Vec::new(),
             digest: Digest::default(),
             received: 0,
@@ -45,7 +55,15 @@ impl<'a> Matcher<'a> {
 
     /// Whether everything up to `end` has come, and no half of a header.
     pub(crate) fn has_reached(&self, end: usize) -> bool {
-        self.at >= end && self.header.is_empty()
+        self.at >= end && !self.is_in_header()
+    }
+
+    /// Whether the next byte has to be one of a header.
+    pub(crate) fn is_in_header(&self) -> bool {
+        let spot = self.spots.get(self.next_spot);
+        let is_due =
+            spot.is_some_and(|spot| spot.frame.is_some() && spot.at == self.at && self.is_grown);
+        is_due || !self.header.is_empty()
     }
 
     /// Takes what came.
@@ -57,19 +75,38 @@ impl<'a> Matcher<'a> {
         let mut rest = bytes;
         while let Some(first) = rest.first() {
             let spot = self.spots.get(self.next_spot).copied();
-            if !self.header.is_empty() {
-                let (more, after) = rest.split_at(rest.len().min(HEADER_LEN - self.header.len()));
+            if self.is_in_header() {
+                let is_field = spot.is_some_and(|spot| spot.frame.is_some());
+                let len = if is_field { FIELD_LEN } else { HEADER_LEN };
+                let (more, after) = rest.split_at(rest.len().min(len - self.header.len()));
                 self.header.extend_from_slice(more);
                 self.note(more);
                 rest = after;
-                if self.header.len() == HEADER_LEN {
-                    if TraceParent::parse_line(&self.header).is_none() {
+                if self.header.len() == len {
+                    let read =
+                        if is_field { TraceParent::parse_field } else { TraceParent::parse_line };
+                    if read(&self.header).is_none() {
                         return Err(self.difference("no header that may be written", rest));
                     }
                     self.header.clear();
                     self.injected.extend(spot);
-                    self.next_spot += 1;
+                    self.pass_spot();
                 }
+                continue;
+            }
+            if let Some(frame) = spot.and_then(|spot| spot.frame)
+                && (frame..frame + LENGTH_LEN).contains(&self.at)
+            {
+                if !self.take_length(*first, frame) {
+                    return Err(self.difference("differs", rest));
+                }
+                self.note(&rest[..1]);
+                rest = &rest[1..];
+                continue;
+            }
+            if spot.is_some_and(|spot| spot.at == self.at && spot.frame.is_some()) {
+                // No field was announced.
+                self.pass_spot();
                 continue;
             }
             if spot.is_some_and(|spot| spot.at == self.at) {
@@ -80,9 +117,11 @@ impl<'a> Matcher<'a> {
                     rest = &rest[1..];
                     continue;
                 }
-                self.next_spot += 1;
+                self.pass_spot();
             }
-            let limit = self.spots.get(self.next_spot).map_or(self.expected.len(), |s| s.at);
+            let limit = self.spots.get(self.next_spot).map_or(self.expected.len(), |spot| {
+                spot.frame.filter(|frame| self.at < *frame).unwrap_or(spot.at)
+            });
             let expected = &self.expected[self.at..limit];
             let len = expected.len().min(rest.len());
             let same = if expected[..len] == rest[..len] {
@@ -99,6 +138,30 @@ impl<'a> Matcher<'a> {
             }
         }
         Ok(())
+    }
+
+    fn pass_spot(&mut self) {
+        self.next_spot += 1;
+        self.is_same = true;
+        self.is_grown = true;
+    }
+
+    /// Takes a byte of the length of the frame that starts at `frame`. Answers whether it is
+    /// one of those that it may be.
+    fn take_length(&mut self, byte: u8, frame: usize) -> bool {
+        let number = self.at - frame;
+        let sent = &self.expected[frame..frame + LENGTH_LEN];
+        let len = sent.iter().fold(0, |len, byte| len << 8 | usize::from(*byte));
+        let grown = (len + FIELD_LEN).to_be_bytes();
+        self.is_same &= byte == sent[number];
+        self.is_grown &= byte == grown[grown.len() - LENGTH_LEN + number];
+        if !self.is_same && !self.is_grown {
+            return false;
+        }
+        // What was sent, also where it was changed as it may be.
+        self.digest.add(&sent[number..=number]);
+        self.at += 1;
+        true
     }
 
     fn note(&mut self, bytes: &[u8]) {
@@ -132,7 +195,11 @@ mod tests {
 
     const LINE: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
     const SENT: &str = "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n";
-    const SPOTS: [Spot; 2] = [Spot { at: 16, is_clear: true }, Spot { at: 34, is_clear: true }];
+    const SPOTS: [Spot; 2] = [spot(16, None), spot(34, None)];
+
+    const fn spot(at: usize, frame: Option<usize>) -> Spot {
+        Spot { at, frame, is_clear: true }
+    }
 
     fn compare(received: &str, piece: usize) -> Result<usize, String> {
         let mut matcher = Matcher::new(SENT.as_bytes(), &SPOTS);
@@ -169,6 +236,86 @@ mod tests {
             for piece in [1, 7, 500] {
                 assert!(compare(&wrong, piece).is_err(), "{wrong}");
             }
+        }
+    }
+
+    const FIELD: &str = "\0\x0btraceparent700-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    /// Two header blocks, the first with padding, the second up to the stream's end. The field
+    /// makes the length of the first carry into its second byte.
+    fn frames(lens: [u16; 2], fields: [&str; 2], behind: &str) -> Vec<u8> {
+        let mut stream = vec![0];
+        stream.extend(lens[0].to_be_bytes());
+        stream.extend(b"\x01\x0c\0\0\0\x01");
+        stream.push(2);
+        stream.extend([0x82; 197]);
+        stream.extend(fields[0].bytes());
+        stream.extend([0; 2]);
+        stream.extend(behind.bytes());
+        stream.push(0);
+        stream.extend(lens[1].to_be_bytes());
+        stream.extend(b"\x01\x04\0\0\0\x03\x82\x84");
+        stream.extend(fields[1].bytes());
+        stream
+    }
+
+    fn compare_frames(received: &[u8], piece: usize) -> Result<usize, String> {
+        let sent = frames([200, 2], ["", ""], "");
+        let spots = [spot(207, Some(0)), spot(220, Some(209))];
+        let mut matcher = Matcher::new(&sent, &spots);
+        for piece in received.chunks(piece) {
+            matcher.take(piece)?;
+        }
+        if !matcher.has_reached(sent.len()) {
+            return Err("it is not all".into());
+        }
+        assert_eq!(matcher.digest.value(), Digest::of(&sent));
+        Ok(matcher.injected.len())
+    }
+
+    #[test]
+    fn fields_are_taken_with_their_lengths() {
+        for piece in 1..300 {
+            let compare = |lens, fields| compare_frames(&frames(lens, fields, ""), piece);
+            assert_eq!(compare([200, 2], ["", ""]), Ok(0));
+            assert_eq!(compare([269, 2], [FIELD, ""]), Ok(1));
+            assert_eq!(compare([200, 71], ["", FIELD]), Ok(1));
+            assert_eq!(compare([269, 71], [FIELD, FIELD]), Ok(2));
+        }
+    }
+
+    #[test]
+    fn a_length_without_its_field_and_a_field_without_its_length_are_differences() {
+        let twice = FIELD.repeat(2);
+        let invalid = FIELD.replace("-01", "-99");
+        let other = FIELD.replace("traceparent", "tracestates");
+        for wrong in [
+            frames([269, 2], ["", ""], ""),
+            frames([200, 71], ["", ""], ""),
+            frames([200, 2], [FIELD, ""], ""),
+            frames([200, 2], ["", FIELD], ""),
+            frames([338, 2], [&twice, ""], ""),
+            frames([269, 2], [&twice, ""], ""),
+            frames([269, 2], [&invalid, ""], ""),
+            frames([269, 2], [&other, ""], ""),
+            frames([269, 2], [&FIELD[..68], ""], ""),
+            frames([269, 2], ["", ""], FIELD),
+            frames([270, 2], [FIELD, ""], ""),
+            frames([200 ^ 256, 2], ["", ""], ""),
+            // As the first byte of the longer one, then as that of the other.
+            frames([256 + 200, 2], [FIELD, ""], ""),
+        ] {
+            for piece in [1, 2, 7, 500] {
+                assert!(compare_frames(&wrong, piece).is_err(), "{}", wrong.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn no_field_is_taken_where_there_is_no_place() {
+        let sent = frames([200, 2], ["", ""], "");
+        for wrong in [frames([269, 2], [FIELD, ""], ""), frames([200, 71], ["", FIELD], "")] {
+            assert!(Matcher::new(&sent, &[]).take(&wrong).is_err());
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Where a header may stand in what a client sends: a reader of its own, over the whole
 //! stream at leisure, that shares nothing with the agent's. It knows what the README
 //! promises: a header only in a request's head, exactly before the empty line that ends
-//! it, and none in a head that two readers could read differently, nor after one.
+//! it, and none in a head that two readers could read differently, nor after one. What begins
+//! with the preface of HTTP/2 is read by [`http2`].
+
+mod hpack;
+mod http2;
 
 use httparse::Status;
 
@@ -11,8 +15,10 @@ const LONGEST_HEAD: usize = 64 * 1024;
 /// A place for a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spot {
-    /// Where the empty line that ends the head starts.
+    /// Where the empty line that ends the head starts; of HTTP/2, where the header block ends.
     pub(crate) at: usize,
+    /// Of HTTP/2: where the frame starts that the block ends in, whose length counts the field.
+    pub(crate) frame: Option<usize>,
     /// Whether nothing speaks against a header there.
     pub(crate) is_clear: bool,
 }
@@ -35,7 +41,7 @@ impl Reading {
         let line = stream[start..].windows(2).position(|pair| pair == b"\n\r");
         let Some(at) = line.map(|line| start + line + 1) else { return };
         if stream.get(at + 1) != Some(&b'\n') {
-            self.spots.push(Spot { at, is_clear: false });
+            self.spots.push(Spot { at, frame: None, is_clear: false });
         }
     }
 }
@@ -66,8 +72,12 @@ struct Head {
 /// order; `None` if what answers is no server that can be relied on.
 pub(crate) fn read(stream: &[u8], answers: Option<&[u16]>) -> Reading {
     let Reading { mut spots, mut stopped } = Reading::default();
+    if stream.starts_with(http2::PREFACE) {
+        return Reading { spots: http2::read(stream), stopped };
+    }
     let mut at = 0;
-    let mut sure = true;
+    // What begins like the other version is left alone, whatever it turns out to be.
+    let mut sure = !stream.starts_with(&http2::PREFACE[..8]);
     for number in 0.. {
         // RFC 9112 §2.2: empty lines before a request line are to be ignored.
         while matches!(stream.get(at), Some(b'\r' | b'\n')) {
@@ -80,7 +90,7 @@ pub(crate) fn read(stream: &[u8], answers: Option<&[u16]>) -> Reading {
         };
         if !head.has_context && head.len <= LONGEST_HEAD {
             let is_clear = sure && head.is_plain && answers.is_some();
-            spots.push(Spot { at: at + head.len - 2, is_clear });
+            spots.push(Spot { at: at + head.len - 2, frame: None, is_clear });
         }
         sure &= head.is_plain && !head.closes && head.len <= LONGEST_HEAD;
         at += head.len;
@@ -288,7 +298,7 @@ mod tests {
         assert_eq!(places(&format!("{own}{next}")), [own.len() + 20]);
         let upgrade = "GET / HTTP/1.1\r\nupgrade: websocket\r\n\r\n";
         let stream = format!("{upgrade}{next}");
-        let first = Spot { at: upgrade.len() - 2, is_clear: true };
+        let first = Spot { at: upgrade.len() - 2, frame: None, is_clear: true };
         assert_eq!(read(stream.as_bytes(), Some(&[101])).spots, [first]);
         assert_eq!(read(stream.as_bytes(), Some(&[200])).spots.len(), 2);
         assert!(!read(stream.as_bytes(), None).spots[0].is_clear);

@@ -204,6 +204,9 @@ impl Plan {
         if !spot.is_clear || manners.send_buffer.is_some() || self.urgent[0].is_some() {
             return false;
         }
+        if spot.frame.is_some_and(|frame| !self.is_in_one_send(frame..spot.at)) {
+            return false;
+        }
         let mut start = 0;
         for turn in self.turns.iter().filter(|turn| turn.side == Side::Client) {
             if turn.end > spot.at {
@@ -213,6 +216,20 @@ impl Plan {
             start = turn.end;
         }
         false
+    }
+}
+
+impl Plan {
+    /// Whether the client sends these bytes by one call that the kernel does not cut, after a
+    /// first that tells HTTP/2.
+    fn is_in_one_send(&self, bytes: Range<usize>) -> bool {
+        let turns = || self.turns.iter().filter(|turn| turn.side == Side::Client);
+        let mut pieces = turns().flat_map(|turn| &turn.pieces);
+        let tells = |first: &Piece| first.bytes.len() >= 8 && first.way.is_one_message();
+        let has_start = pieces.clone().next().is_some_and(tells);
+        let is_around =
+            |piece: &&Piece| piece.bytes.start <= bytes.start && bytes.end <= piece.bytes.end;
+        has_start && pieces.find(is_around).is_some_and(|piece| piece.way.is_one_message())
     }
 }
 

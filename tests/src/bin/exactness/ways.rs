@@ -65,6 +65,13 @@ impl Way {
         matches!(self, Self::Sendfile | Self::SpliceFile)
     }
 
+    /// Whether what is sent by one call is one message to the kernel: not several, nor page by
+    /// page.
+    pub(crate) fn is_one_message(self) -> bool {
+        let is_paged = matches!(self, Self::SplicePipe | Self::Vmsplice | Self::UringZeroCopy);
+        !is_paged && !self.is_from_file() && !matches!(self, Self::Sendmmsg | Self::Urgent)
+    }
+
     /// Whether it is an operation of io_uring.
     pub(crate) fn is_by_ring(self) -> bool {
         matches!(

@@ -70,6 +70,12 @@ pub(super) fn broken(rng: &mut Rng) -> Dialogue {
     let mut dialogue = http1::dialogue(rng);
     // What is answered is no longer told by what is asked.
     dialogue.answers = None;
+    damage(rng, &mut dialogue);
+    dialogue
+}
+
+/// Changes, loses, doubles and moves some bytes.
+pub(super) fn damage(rng: &mut Rng, dialogue: &mut Dialogue) {
     let turns = dialogue.turns.len();
     for _ in 0..rng.usize(1..5) {
         let (_, bytes) = &mut dialogue.turns[rng.usize(..turns)];
@@ -97,5 +103,4 @@ pub(super) fn broken(rng: &mut Rng) -> Dialogue {
         }
     }
     dialogue.turns.retain(|(_, bytes)| !bytes.is_empty());
-    dialogue
 }

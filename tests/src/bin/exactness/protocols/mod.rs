@@ -3,9 +3,11 @@
 mod adversarial;
 mod fill;
 mod framed;
+mod frames;
 mod games;
 mod http1;
 mod http2;
+mod http2_games;
 mod lines;
 mod tls;
 mod websocket;
@@ -21,8 +23,10 @@ pub(crate) enum Protocol {
     Http1,
     /// HTTP/1.x with the liberties that readers read differently.
     Http1Games,
-    /// HTTP/2, and what only begins like it.
+    /// HTTP/2 with prior knowledge, in good order.
     Http2,
+    /// HTTP/2 out of order, and what only begins like it.
+    Http2Games,
     /// Records as TLS sends them.
     Tls,
     /// WebSocket, after its upgrade.
@@ -47,6 +51,7 @@ impl Protocol {
         Self::Http1,
         Self::Http1Games,
         Self::Http2,
+        Self::Http2Games,
         Self::Tls,
         Self::Websocket,
         Self::Redis,
@@ -63,6 +68,7 @@ impl Protocol {
             Self::Http1 => http1::dialogue(rng),
             Self::Http1Games => games::dialogue(rng),
             Self::Http2 => http2::dialogue(rng),
+            Self::Http2Games => http2_games::dialogue(rng),
             Self::Tls => tls::dialogue(rng),
             Self::Websocket => websocket::dialogue(rng),
             Self::Redis => lines::redis(rng),
@@ -76,6 +82,9 @@ impl Protocol {
 
     /// Whether its clients' heads are given headers.
     pub(crate) fn is_given_headers(self) -> bool {
-        matches!(self, Self::Http1 | Self::Http1Games | Self::Websocket)
+        matches!(
+            self,
+            Self::Http1 | Self::Http1Games | Self::Http2 | Self::Http2Games | Self::Websocket
+        )
     }
 }
