@@ -57,8 +57,8 @@ pub(crate) struct Http2Connection {
     pub(crate) origin: Origin,
     /// What was written of it: see [`crate::http2::rewrite`].
     pub(crate) written: u64,
-    /// Contexts that were inserted into the send at work. (On the stack the verifier would know the
-    /// number, and look at each round of the loop for itself.)
+    /// Non-zero once a context was inserted into the send at work. (On the stack the verifier would
+    /// know it, and look at each round of the loop for itself.)
     pub(crate) inserted: u32,
     /// Where the last of them ends.
     pub(crate) inserted_to: u32,
@@ -221,6 +221,28 @@ pub(crate) unsafe fn begin(sk: *mut c_void, connection: *mut Connection) -> bool
         tell(KIND_HTTP2_STARTED, (*connection).cookie);
     }
     true
+}
+
+/// As [`begin`], for a connection of which the first bytes, up to `next_seq`, came before it was
+/// established. They are not read; what follows is, from the next frame on.
+///
+/// # Safety
+///
+/// As for [`recognise`].
+#[inline(always)]
+pub(crate) unsafe fn begin_behind(sk: *mut c_void, connection: *mut Connection, next_seq: u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !begin(sk, connection) {
+            return;
+        }
+        let http2 = of(sk);
+        if !http2.is_null() {
+            (*http2).requests.http2.lose();
+            (*http2).requests.is_trusted = 0;
+            (*http2).requests.next_seq = next_seq;
+        }
+    }
 }
 
 /// Tells userspace something of the connection.

@@ -94,10 +94,13 @@ pub(crate) unsafe fn read<S: Carrier, const REQUESTS: bool>(
     }
 }
 
-/// How often is looked whether it is a piece's turn: some tens of microseconds. Packets of one
-/// connection are read on two processors at once where the sender changes its own, and then the
-/// second may come before the first was read.
+/// How often is looked whether it is a piece's turn while somebody reads what comes before it: some
+/// tens of microseconds. Packets of one connection are read on two processors at once where the
+/// sender changes its own, and then the second may come before the first was read.
 const PATIENCE: u32 = 2048;
+
+/// How often while nobody does: then what comes before it is mostly lost, or late, on its way here.
+const SHORT_PATIENCE: u32 = 64;
 
 /// What [`await_turn`] waits for, and what came of it.
 #[repr(C)]
@@ -116,7 +119,7 @@ const SEEN: u32 = 1;
 /// [`Turn::outcome`]: the piece comes next, and the direction is locked for it.
 const TAKEN: u32 = 2;
 
-unsafe extern "C" fn await_turn(_index: u32, turn: *mut Turn) -> i64 {
+unsafe extern "C" fn await_turn(index: u32, turn: *mut Turn) -> i64 {
     // SAFETY: `read` passes its own `turn`, whose direction is live.
     unsafe {
         let turn = &mut *turn;
@@ -126,7 +129,10 @@ unsafe extern "C" fn await_turn(_index: u32, turn: *mut Turn) -> i64 {
                 turn.outcome = SEEN;
                 return 1;
             }
-            Placement::Gap(_) => return 0,
+            Placement::Gap(_) => {
+                let is_read = (&raw const (*turn.direction).busy).read_volatile() != 0;
+                return (!is_read && index >= SHORT_PATIENCE) as i64;
+            }
             Placement::New(_) => {}
         }
         if !try_lock(&raw mut (*turn.direction).busy) {
@@ -156,6 +162,9 @@ unsafe fn read_locked<S: Carrier, const REQUESTS: bool>(
             count(Counter::StreamGaps);
             if !direction.http2.pass_over(missing) {
                 lose(direction);
+                if !REQUESTS {
+                    streams::end_all(connection, http2, piece.now, EndReason::Lost);
+                }
             }
             0
         }
@@ -192,6 +201,10 @@ unsafe fn read_locked<S: Carrier, const REQUESTS: bool>(
     }
     // SAFETY: live, and the source's.
     unsafe { S::finish(&work) };
+    if !REQUESTS && direction.http2.is_lost() {
+        // Of what is open it is not known when it ends, as with HTTP/1.x.
+        streams::end_all(connection, http2, piece.now, EndReason::Lost);
+    }
     // A source may have grown the bytes, or left some for its next run.
     direction.next_seq = piece.seq.wrapping_add(work.drive.end);
     release(claim);
@@ -261,7 +274,14 @@ unsafe fn advance<S: Carrier, const REQUESTS: bool>(work: &mut Work) -> u32 {
             EVENT_BLOCK_PART => capture::<REQUESTS>(work, direction, 0),
             EVENT_BLOCK_END => {
                 let number = direction.http2.stream();
-                if REQUESTS && number > (*work.http2).last_stream {
+                let last = (*work.http2).last_stream;
+                if direction.is_trusted == 0 && number.wrapping_sub(last) as i32 > FARTHEST {
+                    // At a position that was guessed: rather no frame.
+                    work.drive.stop = 1;
+                    lose(direction);
+                    return 1;
+                }
+                if REQUESTS && number > last {
                     (*work.http2).last_stream = number;
                     S::request_block(work, number);
                 } else {
@@ -292,6 +312,9 @@ unsafe fn advance<S: Carrier, const REQUESTS: bool>(work: &mut Work) -> u32 {
     }
     0
 }
+
+/// How far beyond the newest stream another one's id may be where the position was lost before.
+const FARTHEST: i32 = 1 << 16;
 
 const EVENT_NONE: u32 = Event::None as u32;
 const EVENT_BLOCK_START: u32 = Event::BlockStart as u32;
@@ -430,18 +453,17 @@ unsafe fn note_response(work: &mut Work, number: u32, len: u32, is_end: bool) {
         let Some(state) = streams::stream(key) else { return };
         state.response_bytes = state.response_bytes.wrapping_add(len as u64);
         if (*connection).role == Role::Server as u8 {
-            if state.response_ns == 0 {
+            // What streams its answer may go on with the request until the end of it.
+            if is_end {
                 let is_own = (work.drive.task >> 32) as u32 == (*connection).tgid;
-                activities::begin_answer(
-                    state.span_id,
-                    if is_own { work.drive.task as u32 } else { 0 },
-                );
+                let task = if is_own { work.drive.task as u32 } else { 0 };
+                activities::begin_answer(state.span_id, task);
             }
         } else {
             let http2 = &mut *work.http2;
             if http2.replies == 0 {
-                http2.replies = 1;
                 http2.reply_activity = state.activity;
+                http2.replies = 1;
             } else if http2.reply_activity != state.activity {
                 http2.replies = 2;
             }
@@ -609,7 +631,9 @@ pub(crate) unsafe fn open_client(work: &mut Work, number: u32, outcome: u8, own:
         if own == OwnHeader::Own {
             flags |= EXCHANGE_OWN_TRACING as u32;
         }
-        let tid = work.drive.task as u32;
+        // What leaves late does so in the middle of any task.
+        let is_own = (work.drive.task >> 32) as u32 == (*connection).tgid;
+        let tid = if is_own { work.drive.task as u32 } else { 0 };
         let state = StreamState {
             span_id: origin.context.span_id,
             activity: origin.activity,

@@ -27,10 +27,6 @@ use crate::socket::rewrite::{
 use crate::state::{self, config};
 use crate::task::birth::read_u32;
 
-/// Fields that are inserted before all is put in one piece again. A message has at most 17
-/// (`MAX_MSG_FRAGS`, include/linux/skmsg.h), and each makes one more.
-const TOGETHER: u32 = 8;
-
 /// A process sends on an enrolled socket that carries HTTP/2. Runs in the task that does.
 #[inline(always)]
 pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
@@ -77,9 +73,9 @@ impl Carrier for Message {
     unsafe fn finish(work: &Work) {
         // SAFETY: the trait's promise.
         unsafe {
-            if (*work.http2).inserted > 1 {
+            if (*work.http2).inserted != 0 {
                 let msg = work.drive.source.cast::<sk_msg_md>();
-                // Into one piece, as in `insert`. If memory is too short they are sent as they are.
+                // Into one piece, as in `socket::rewrite::insert`. If memory is too short they are sent as they are.
                 let _pieces = bpf_msg_pull_data(msg, 0, (*work.http2).inserted_to, 0);
             }
         }
@@ -239,7 +235,10 @@ unsafe fn replace(
     // SAFETY: the caller's promise; pointers are taken anew after each helper that moves the
     // message, and compared with its end.
     unsafe {
-        if !write_frame_len(msg, frame.0, frame.1) || bpf_msg_push_data(msg, at, grown, 0) != 0 {
+        if bpf_msg_pull_data(msg, 0, work.drive.at, 0) != 0
+            || !write_frame_len(msg, frame.0, frame.1)
+            || bpf_msg_push_data(msg, at, grown, 0) != 0
+        {
             return (Outcome::KernelRefused, 0);
         }
         let _pieces = bpf_msg_pull_data(msg, 0, work.drive.at.wrapping_add(grown), 0);
@@ -263,7 +262,9 @@ unsafe fn replace(
     (Outcome::KernelRefused, 0)
 }
 
-/// Inserts the field at the end of the block.
+/// Inserts the field at the end of the block. All before it is put in one piece first: where the
+/// place is inside of another piece than the first, kernels before the summer of 2026 take wrong bytes
+/// for what follows it (`rsge.offset += start` in `bpf_msg_push_data`, net/core/filter.c).
 ///
 /// # Safety
 ///
@@ -280,20 +281,18 @@ unsafe fn insert(
     // SAFETY: as in `replace`.
     unsafe {
         // First the frame's header as it is: so it lies where it can be written to.
-        if !write_frame_len(msg, frame_at, frame_len) || bpf_msg_push_data(msg, at, len, 0) != 0 {
+        if bpf_msg_pull_data(msg, 0, at, 0) != 0
+            || !write_frame_len(msg, frame_at, frame_len)
+            || bpf_msg_push_data(msg, at, len, 0) != 0
+        {
             return (Outcome::KernelRefused, 0);
         }
-        // Back into one piece, as in `socket::rewrite::insert`: the frame, of the first of a send
-        // and of some others all before it too, since a message can have but few pieces.
-        let inserted = (*work.http2).inserted;
-        let from = if inserted.is_multiple_of(TOGETHER) { 0 } else { frame_at };
-        let _pieces = bpf_msg_pull_data(msg, from, at.wrapping_add(len), 0);
         if bpf_msg_pull_data(msg, at, at.wrapping_add(len), 0) == 0 {
             let (data, data_end) = first_piece(msg);
             if data.wrapping_add(FIELD_LEN) <= data_end {
                 write_field(&mut *data.cast::<[u8; FIELD_LEN]>(), &origin.context);
                 if write_frame_len(msg, frame_at, frame_len.wrapping_add(len)) {
-                    (*work.http2).inserted = inserted.wrapping_add(1);
+                    (*work.http2).inserted = 1;
                     (*work.http2).inserted_to = at.wrapping_add(len);
                     return (Outcome::Injected, len);
                 }

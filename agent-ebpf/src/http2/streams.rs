@@ -1,6 +1,6 @@
 //! Streams: an exchange each (RFC 9113 §8.1).
 
-use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::btf_map;
@@ -45,9 +45,10 @@ pub(crate) struct StreamState {
     pub(crate) tid: u32,
 }
 
-/// The streams that are open.
+/// The streams that are open. The least recently used goes, so that none of which the end was
+/// missed takes a place for ever.
 #[btf_map]
-static STREAMS: HashMap<StreamKey, StreamState, 16384> = HashMap::new();
+static STREAMS: LruHashMap<StreamKey, StreamState, 16384> = LruHashMap::new();
 
 /// The open stream, if it is one that is followed.
 #[inline(always)]
@@ -150,8 +151,9 @@ pub(crate) unsafe extern "C" fn close_stream(
     1
 }
 
-/// The most streams that are looked at when a connection ends: the newest, of a client's odd ids.
-const LOOKED_AT: u32 = 8192;
+/// The most streams that are looked at when a connection ends: so many of the newest, and of the
+/// oldest, which may be there as long as the connection is.
+const LOOKED_AT: u32 = 1024;
 
 /// What [`end_all`] hands to its loop.
 #[repr(C)]
@@ -160,7 +162,8 @@ struct Ending {
     http2: *mut Http2Connection,
     end: End,
     next: u32,
-    pad: u32,
+    /// What is added to it for the one after: 2, or less 2.
+    step: u32,
 }
 
 unsafe extern "C" fn end_one(_index: u32, ending: *mut Ending) -> i64 {
@@ -171,7 +174,7 @@ unsafe extern "C" fn end_one(_index: u32, ending: *mut Ending) -> i64 {
             return 1;
         }
         close_stream(ending.connection, ending.http2, ending.next, &raw const ending.end);
-        ending.next = ending.next.wrapping_sub(2);
+        ending.next = ending.next.wrapping_add(ending.step);
     }
     0
 }
@@ -192,7 +195,14 @@ pub(crate) fn end_all(
         (*http2).last_stream
     };
     let end = End { now, reason: reason as u32, error_code: 0, by_client: 0, pad: 0 };
-    let mut ending = Ending { connection, http2, end, next, pad: 0 };
+    let mut ending = Ending { connection, http2, end, next, step: 0u32.wrapping_sub(2) };
     // SAFETY: the callback gets the `ending` that it expects.
-    unsafe { bpf_loop(LOOKED_AT, end_one as *mut c_void, (&raw mut ending).cast(), 0) };
+    unsafe {
+        bpf_loop(LOOKED_AT, end_one as *mut c_void, (&raw mut ending).cast(), 0);
+        ending.next = next & 1;
+        ending.step = 2;
+        if ending.next != 0 {
+            bpf_loop(LOOKED_AT, end_one as *mut c_void, (&raw mut ending).cast(), 0);
+        }
+    }
 }

@@ -34,6 +34,9 @@ pub(crate) fn on_receive(sk: *const c_void) {
     }
     connection.tid = tid;
     if connection.flags & CONN_HTTP2 != 0 {
+        if connection.awaited_for != 0 {
+            work::stop_waiting(connection, tid);
+        }
         // SAFETY: the tracepoint's argument.
         return unsafe { http2::receive::received(sk.cast_mut(), connection, tgid, tid) };
     }

@@ -418,7 +418,9 @@ unsafe fn insert(
     // SAFETY: the caller's promise; pointers are taken anew after each helper that
     // moves the message, and compared with its end.
     unsafe {
-        if bpf_msg_push_data(msg, place, len, 0) != 0 {
+        // All before the place in one piece, or older kernels send wrong bytes for what follows it:
+        // see `http2::rewrite::insert`.
+        if bpf_msg_pull_data(msg, 0, place, 0) != 0 || bpf_msg_push_data(msg, place, len, 0) != 0 {
             return (Outcome::KernelRefused, 0);
         }
         // Back into one piece, so that the head leaves as one segment: three pieces

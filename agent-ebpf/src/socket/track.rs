@@ -4,6 +4,7 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE, bpf_sock_ops,
 };
+use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set,
 };
@@ -86,7 +87,7 @@ fn on_established(ops: *mut bpf_sock_ops, role: Role) {
                 enrol(ops, connection);
             }
         } else {
-            read_early(connection, rcv_nxt);
+            read_early(sk.cast(), connection, rcv_nxt);
         }
     }
 }
@@ -197,9 +198,9 @@ fn on_closed(ops: *mut bpf_sock_ops) {
 ///
 /// # Safety
 ///
-/// `connection` must be live state.
+/// `connection` must be live state, `sk` its socket as the verifier knows it.
 #[inline(always)]
-unsafe fn read_early(connection: &mut Connection, rcv_nxt: u32) {
+unsafe fn read_early(sk: *mut c_void, connection: &mut Connection, rcv_nxt: u32) {
     let key = EarlyKey {
         remote_addr: connection.remote_addr,
         local_addr: connection.local_addr,
@@ -208,7 +209,11 @@ unsafe fn read_early(connection: &mut Connection, rcv_nxt: u32) {
         pad: 0,
     };
     let Some(data) = state::early(&key) else { return };
-    if data.seq == rcv_nxt && data.len > 0 {
+    let first = data.bytes.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    if data.seq == rcv_nxt && data.len >= 8 && connections::is_start::<true>(first) {
+        // SAFETY: the caller's promise.
+        unsafe { connections::begin_behind(sk, connection, data.seq.wrapping_add(data.len)) };
+    } else if data.seq == rcv_nxt && data.len > 0 {
         let piece = Piece {
             source: (&raw const *data).cast_mut().cast(),
             base: 0,

@@ -68,6 +68,7 @@ fn note_receiver(tgid: u32, tid: u32) {
     }
     if before != SEVERAL_RECEIVERS
         && let Some(first) = state::task(before)
+        && first.tgid == tgid
     {
         first.flags |= TASK_COUNTED;
         scattered::begin(tgid, first);
@@ -108,7 +109,9 @@ pub(crate) unsafe extern "C" fn of_stream(
         *found = scattered::work_of(tgid, port);
     } else if receiver == tid && (task >> 32) as u32 == tgid {
         *found = of(task, port);
-    } else if let Some(state) = state::task(receiver) {
+    } else if let Some(state) = state::task(receiver)
+        && state.tgid == tgid
+    {
         *found = event_loop::only_work_of(state, tgid, port);
     }
     0

@@ -3,7 +3,7 @@
 use super::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Event, FRAME_HEADER, GOAWAY, GUESSED,
     HEADERS, Http2, MAX_STREAM, PADDED, PING, PREFACE, PRIORITY, PRIORITY_FRAME, PROMISE,
-    PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, state,
+    PUSH_PROMISE, RST_STREAM, SAFE_FRAME, SETTINGS, WINDOW_UPDATE, state,
 };
 use crate::parse::http1::{Window, byte_at, read_word};
 
@@ -108,6 +108,9 @@ impl Http2 {
     #[inline(always)]
     fn is_legal(&self) -> bool {
         let (len, on_connection) = (self.frame_len, self.stream == 0);
+        if self.has_settings == GUESSED && len > SAFE_FRAME {
+            return false;
+        }
         match self.frame_type {
             DATA => !on_connection,
             PRIORITY_FRAME => !on_connection && len == 5,
