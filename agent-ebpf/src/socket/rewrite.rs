@@ -419,8 +419,12 @@ unsafe fn insert(
     // moves the message, and compared with its end.
     unsafe {
         // All before the place in one piece, or older kernels send wrong bytes for what follows it:
-        // see `http2::rewrite::insert`.
-        if bpf_msg_pull_data(msg, 0, place, 0) != 0 || bpf_msg_push_data(msg, place, len, 0) != 0 {
+        // see `http2::rewrite::insert`. (A head may have ended with the send before, but for the
+        // empty line: then there is nothing before it, which the helper refuses.)
+        if place != 0 && bpf_msg_pull_data(msg, 0, place, 0) != 0 {
+            return (Outcome::KernelRefused, 0);
+        }
+        if bpf_msg_push_data(msg, place, len, 0) != 0 {
             return (Outcome::KernelRefused, 0);
         }
         // Back into one piece, so that the head leaves as one segment: three pieces
