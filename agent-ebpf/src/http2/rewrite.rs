@@ -17,7 +17,8 @@ use tracewire_common::parse::traceparent::{
 use tracewire_common::stream::{Placement, place};
 
 use crate::http2::connections;
-use crate::http2::drive::{self, Carrier, Work, find_origin, open_client, own_context};
+use crate::http2::drive::{self, Carrier, Work};
+use crate::http2::exchange::{find_origin, open_client, own_context};
 use crate::socket::drive::Piece;
 use crate::socket::exchange::{Origin, OwnHeader};
 use crate::socket::rewrite::{

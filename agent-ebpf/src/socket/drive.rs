@@ -386,7 +386,7 @@ fn event_of(number: u32) -> Event {
 ///
 /// As for [`Source::load`].
 #[inline(always)]
-unsafe fn load<S: Source>(drive: &mut Drive, at: u32) -> bool {
+pub(crate) unsafe fn load<S: Source>(drive: &mut Drive, at: u32) -> bool {
     let left = drive.end.wrapping_sub(at);
     let len = if left > WINDOW as u32 { WINDOW as u32 } else { left };
     // SAFETY: the caller's promise.
