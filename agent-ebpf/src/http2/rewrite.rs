@@ -8,6 +8,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SkMsgContext;
 use tracewire_common::config::{MAX_INJECTED_HEAD, PROPAGATE_HTTP1};
+use tracewire_common::connection::Connection;
 use tracewire_common::outcome::Outcome;
 use tracewire_common::parse::http2::SAFE_FRAME;
 use tracewire_common::parse::http2::hpack::{FACT_INDEXED, FACT_TRACEPARENT, FACT_UNKNOWN_FIELD};
@@ -60,6 +61,35 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
         };
         drive::read::<Message, true>(connection, http2, &piece);
         if (*connection).flags & CONN_POISONED != 0 { SK_DROP } else { SK_PASS }
+    }
+}
+
+/// Whether this is where a connection turns out to carry HTTP/2.
+///
+/// # Safety
+///
+/// `msg` and `sk` must be the program's, `connection` live.
+#[inline(always)]
+pub(crate) unsafe fn is_http2(
+    msg: *mut sk_msg_md,
+    sk: *mut c_void,
+    connection: *mut Connection,
+    seq: u32,
+) -> bool {
+    // SAFETY: the caller's promise; what is read lies before the end of the first piece.
+    unsafe {
+        if (*msg).size < 8 || !connections::is_unread::<true>(connection, seq) {
+            return false;
+        }
+        if bpf_msg_pull_data(msg, 0, 8, 0) != 0 {
+            return false;
+        }
+        let (data, data_end) = first_piece(msg);
+        if data.wrapping_add(8) > data_end {
+            return false;
+        }
+        let first = data.cast::<u64>().read_unaligned();
+        connections::is_start::<true>(first) && connections::begin(sk, connection)
     }
 }
 

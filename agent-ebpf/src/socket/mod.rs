@@ -2,6 +2,7 @@
 
 pub(crate) mod connect;
 pub(crate) mod drive;
+pub(crate) mod early;
 pub(crate) mod ending;
 pub(crate) mod exchange;
 pub(crate) mod handover;

@@ -61,7 +61,9 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
             (*connection).cgroup_id = bpf_get_current_cgroup_id();
         }
         let seq = read_u32(sock_address(connection, sk), config.off_tcp_write_seq);
-        if (*connection).flags & CONN_HTTP2 != 0 || is_http2(msg, sk, connection, seq) {
+        if (*connection).flags & CONN_HTTP2 != 0
+            || http2::rewrite::is_http2(msg, sk, connection, seq)
+        {
             http2::connections::call_rewriter(ctx);
             return SK_PASS;
         }
@@ -80,35 +82,6 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
             Piece { source: msg.cast(), base: 0, len, seq, now: bpf_ktime_get_ns(), task: id };
         drive::read::<Message, true>(connection, &piece);
         if (*connection).flags & CONN_POISONED != 0 { SK_DROP } else { SK_PASS }
-    }
-}
-
-/// Whether this is where a connection turns out to carry HTTP/2.
-///
-/// # Safety
-///
-/// `msg` and `sk` must be the program's, `connection` live.
-#[inline(always)]
-unsafe fn is_http2(
-    msg: *mut sk_msg_md,
-    sk: *mut c_void,
-    connection: *mut Connection,
-    seq: u32,
-) -> bool {
-    // SAFETY: the caller's promise; what is read lies before the end of the first piece.
-    unsafe {
-        if (*msg).size < 8 || !http2::connections::is_unread::<true>(connection, seq) {
-            return false;
-        }
-        if bpf_msg_pull_data(msg, 0, 8, 0) != 0 {
-            return false;
-        }
-        let (data, data_end) = first_piece(msg);
-        if data.wrapping_add(8) > data_end {
-            return false;
-        }
-        let first = data.cast::<u64>().read_unaligned();
-        http2::connections::is_start::<true>(first) && http2::connections::begin(sk, connection)
     }
 }
 
