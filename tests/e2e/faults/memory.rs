@@ -60,6 +60,18 @@ impl Limited {
         text.trim().parse().unwrap_or_else(|error| panic!("{file}: {text:?}: {error}"))
     }
 
+    /// How often more was asked for than the limit allows.
+    fn hits(&self) -> u64 {
+        let text = if self.is_v2 {
+            let events = read(&self.path.join("memory.events"));
+            let mut lines = events.lines();
+            lines.find_map(|line| line.strip_prefix("max ")).unwrap_or_default().to_owned()
+        } else {
+            read(&self.path.join("memory.failcnt"))
+        };
+        text.trim().parse().unwrap_or_else(|error| panic!("hits: {text:?}: {error}"))
+    }
+
     /// Makes `command` start in it.
     fn place(&self, command: &mut Command) {
         let members = OpenOptions::new().write(true).open(self.path.join("cgroup.procs"));
@@ -105,9 +117,16 @@ fn read(path: &Path) -> String {
 /// Kernel memory for one end of a connection, in bytes, at most (README, "Memory").
 const OF_ONE_END: u64 = 2048;
 
-/// Connections held by an agent that may take so many bytes more than it has when it is
-/// ready. Answers whether it lives.
-fn lives_with_headroom(bytes: u64) -> bool {
+/// What came of an agent's limit.
+struct Ordeal {
+    /// The agent was not ended.
+    lives: bool,
+    /// It came to its limit.
+    is_hit: bool,
+}
+
+/// Connections held by an agent that may take so many bytes more than it has when it is ready.
+fn hold_with_headroom(bytes: u64) -> Ordeal {
     let limited = Limited::new();
     let mut scene = Scene::new();
     let mut ready = 0;
@@ -132,30 +151,35 @@ fn lives_with_headroom(bytes: u64) -> bool {
     held.go_on();
     scene.finish_swiftly("held connections", held);
     let lives = scene.world.agent().is_some_and(|agent| agent.is_running());
+    let is_hit = limited.hits() > 0;
     if !lives {
         // As if it had been killed by anybody else.
         drop(scene.world.take_agent());
         scene.end();
-        return false;
+        return Ordeal { lives, is_hit };
     }
     let each = open.saturating_sub(ready) / (2 * connections as u64);
     say(&format!("some {each} bytes for each end of a connection"));
     assert!(each < OF_ONE_END, "{each} bytes for each end of a connection");
     scene.end_complete();
-    true
+    Ordeal { lives, is_hit }
 }
 
 #[test]
 fn an_agent_that_hits_its_memory_limit_harms_no_request() {
-    // Less than what the state of the connections takes: the kernel ends the agent.
+    // Less than what the state of the connections takes. The kernel ends the agent when the agent
+    // itself asks for more; what is asked for its maps in softirq may pass the limit
+    // (`try_charge_memcg` in mm/memcontrol.c: GFP_ATOMIC). If it asks for nothing, it lives.
     for headroom in [4 << 20, 1 << 20] {
-        let lives = lives_with_headroom(headroom);
-        assert!(!lives, "the limit was not hit");
+        let ordeal = hold_with_headroom(headroom);
+        say(if ordeal.lives { "the agent lives" } else { "the agent was ended" });
+        assert!(ordeal.is_hit || is_control(), "the limit was not hit");
     }
 }
 
 #[test]
 fn an_agent_below_its_memory_limit_takes_what_is_stated_for_each_connection() {
-    let lives = lives_with_headroom(by_length(64 << 20, 128 << 20));
-    assert!(lives || is_control(), "the agent is gone");
+    let ordeal = hold_with_headroom(by_length(64 << 20, 128 << 20));
+    assert!(ordeal.lives || is_control(), "the agent is gone");
+    assert!(!ordeal.is_hit, "the limit was hit");
 }
