@@ -56,6 +56,8 @@ pub struct KernelConfig {
     pub off_sock_sndbuf: u32,
     /// Offset of `sock.sk_wmem_queued`.
     pub off_sock_wmem_queued: u32,
+    /// Offset of `sock.sk_lock.owned`: non-zero while a task is in a call on the socket.
+    pub off_sock_owned: u32,
     /// Offset of `tcp_sock.write_seq`.
     pub off_tcp_write_seq: u32,
     /// Offset of `task_struct.pid`.

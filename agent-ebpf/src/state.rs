@@ -105,16 +105,42 @@ pub(crate) fn rule_is_on(rule: Correlation) -> bool {
     config().is_some_and(|config| config.rule_is_on(rule))
 }
 
-/// What a packet program runs in the middle of: process and thread, as
-/// `bpf_get_current_pid_tgid` has them.
+/// The socket's address as a number: `pointer arithmetic on sock prohibited`, says the
+/// verifier, but a number read back from map memory may be added to.
+///
+/// # Safety
+///
+/// `connection` must be live.
 #[inline(always)]
-pub(crate) fn task_of_packet() -> u64 {
+pub(crate) unsafe fn sock_address(connection: *mut Connection, sk: *mut c_void) -> *const c_void {
+    // SAFETY: the caller's promise; volatile, or the compiler keeps the pointer.
+    unsafe {
+        (&raw mut (*connection).sock).cast::<*mut c_void>().write_volatile(sk);
+        (&raw const (*connection).sock).read_volatile() as *const c_void
+    }
+}
+
+/// The task that sends a packet, process and thread as `bpf_get_current_pid_tgid` has them; 0 where
+/// the kernel sends, for what came before was acknowledged or a timer ran out: then the packet
+/// leaves in the middle of any task, and of another process's too.
+///
+/// # Safety
+///
+/// As for [`sock_address`].
+#[inline(always)]
+pub(crate) unsafe fn task_of_packet(connection: *mut Connection, sk: *mut c_void) -> u64 {
+    let Some(config) = config() else { return 0 };
+    // A task in a call on a socket owns it, and what arrives or fires meanwhile is put off until it
+    // lets go of it (`sock_owned_by_user`, `tcp_v4_rcv`, `tcp_tsq_handler` in net/ipv4).
+    // SAFETY: the caller's promise.
+    if read_u32(unsafe { sock_address(connection, sk) }, config.off_sock_owned) == 0 {
+        return 0;
+    }
     // SAFETY: a static of this object, which the loader writes to.
     if unsafe { (&raw const PACKETS_KNOW_TASK).read_volatile() } != 0 {
         // SAFETY: no arguments.
         return unsafe { bpf_get_current_pid_tgid() };
     }
-    let Some(config) = config() else { return 0 };
     // SAFETY: no arguments.
     let task = unsafe { bpf_get_current_task() } as *const c_void;
     let tgid = read_u32(task, config.off_task_tgid);

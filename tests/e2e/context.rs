@@ -311,3 +311,36 @@ fn a_rule_that_is_switched_off_finds_no_parent() {
         assert_eq!(client.attribute("tracewire.correlation"), rule, "without {without}");
     }
 }
+
+/// A head that waits in the send buffer leaves when the server makes room, in the middle of the
+/// server's `recv()`: its thread works on the request before.
+#[test]
+fn a_request_that_the_kernel_sends_late_is_not_for_the_task_that_it_interrupts() {
+    const BODY: usize = 200_000;
+    let mut world = World::traced_with(&["--propagate", "off"]);
+    let first = format!("POST /first HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY}\r\n\r\n");
+    let second = "GET /second HTTP/1.1\r\nHost: a\r\n\r\n";
+    let server = world.server(vec![
+        Step::until("/first"),
+        // The rest is written meanwhile, more than there is room for here.
+        Step::Pause(500),
+        Step::until("/second"),
+        Step::send("HTTP/1.1 204 No Content\r\n\r\n".repeat(2)),
+        Step::UntilClosed,
+    ]);
+    let steps = [
+        Step::Connect(server.address()),
+        Step::SendBuffer(1 << 20),
+        Step::send(first),
+        Step::SendFill { len: BODY, nonblocking: false },
+        Step::send(second),
+        Step::heads(2),
+        Step::Close,
+    ];
+    world.client(1, steps.map(|step| (0, step)).to_vec());
+    let Some(outcome) = world.stop_agent() else { return };
+    let call = expect::only("client span of /second", &outcome.spans, |span| {
+        span.kind == Kind::Client && span.path() == "/second"
+    });
+    assert_eq!(call.parent, "", "{}", describe(&outcome.spans));
+}

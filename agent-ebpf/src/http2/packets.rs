@@ -39,7 +39,7 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
                 len: segment.payload_len,
                 seq: segment.seq,
                 now,
-                task: if EGRESS { state::task_of_packet() } else { 0 },
+                task: if EGRESS { state::task_of_packet(connection, sk.cast()) } else { 0 },
             };
             let is_client = (*connection).role == Role::Client as u8;
             match (is_client, EGRESS) {

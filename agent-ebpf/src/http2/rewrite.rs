@@ -24,7 +24,6 @@ use crate::socket::drive::Piece;
 use crate::socket::exchange::{Origin, OwnHeader};
 use crate::socket::rewrite::{
     CONN_POISONED, Message, SK_DROP, SK_PASS, first_piece, has_room, send_head_alone_if_large,
-    sock_address,
 };
 use crate::state::{self, config};
 use crate::task::birth::read_u32;
@@ -45,7 +44,7 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
         if connection.is_null() || http2.is_null() {
             return SK_PASS;
         }
-        let seq = read_u32(sock_address(connection, sk), config.off_tcp_write_seq);
+        let seq = read_u32(state::sock_address(connection, sk), config.off_tcp_write_seq);
         let len = (*msg).size;
         // Only what continues the stream is read here; the rest when it leaves as packets.
         if place((*http2).requests.next_seq, seq, len) != Placement::New(0) {

@@ -72,7 +72,7 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
         let mut connection = state::connection(sk.cast());
         if !connection.is_null() && (*connection).flags & CONN_OPAQUE != 0 {
             if EGRESS && (*connection).role == Role::Client as u8 {
-                let task = state::task_of_packet();
+                let task = state::task_of_packet(connection, sk.cast());
                 let is_own = (task >> 32) as u32 == (*connection).tgid;
                 if is_own && segment(skb).is_some_and(|segment| segment.payload_len > 0) {
                     opaque_sent(connection, task);
@@ -100,7 +100,7 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
         }
         let now = bpf_ktime_get_ns();
         if segment.payload_len > 0 {
-            read_payload::<EGRESS>(skb, connection, &segment, now);
+            read_payload::<EGRESS>(skb, sk.cast(), connection, &segment, now);
         }
         if segment.flags & (FIN | RST) != 0 {
             on_end::<EGRESS>(connection, &segment, now);
@@ -272,10 +272,11 @@ unsafe fn adopt(skb: *mut __sk_buff, sk: *mut bpf_sock) -> *mut Connection {
 ///
 /// # Safety
 ///
-/// `skb` must be the program's context, `connection` live.
+/// `skb` and `sk` must be the program's, `connection` live.
 #[inline(always)]
 unsafe fn read_payload<const EGRESS: bool>(
     skb: *mut __sk_buff,
+    sk: *mut c_void,
     connection: *mut Connection,
     segment: &Segment,
     now: u64,
@@ -288,9 +289,8 @@ unsafe fn read_payload<const EGRESS: bool>(
             len: segment.payload_len,
             seq: segment.seq,
             now,
-            // Packets that leave mostly do so in the task that sends them; what arrives
-            // interrupts any task.
-            task: if EGRESS { state::task_of_packet() } else { 0 },
+            // What arrives interrupts any task.
+            task: if EGRESS { state::task_of_packet(connection, sk) } else { 0 },
         };
         if (*connection).role == Role::Unknown as u8 {
             guess_role::<EGRESS>(skb, connection, segment);

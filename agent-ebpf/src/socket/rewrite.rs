@@ -60,7 +60,7 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
             (*connection).tgid = (id >> 32) as u32;
             (*connection).cgroup_id = bpf_get_current_cgroup_id();
         }
-        let seq = read_u32(sock_address(connection, sk), config.off_tcp_write_seq);
+        let seq = read_u32(state::sock_address(connection, sk), config.off_tcp_write_seq);
         if (*connection).flags & CONN_HTTP2 != 0
             || http2::rewrite::is_http2(msg, sk, connection, seq)
         {
@@ -82,21 +82,6 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
             Piece { source: msg.cast(), base: 0, len, seq, now: bpf_ktime_get_ns(), task: id };
         drive::read::<Message, true>(connection, &piece);
         if (*connection).flags & CONN_POISONED != 0 { SK_DROP } else { SK_PASS }
-    }
-}
-
-/// The socket's address as a number: `pointer arithmetic on sock prohibited`, says the
-/// verifier, but a number read back from map memory may be added to.
-///
-/// # Safety
-///
-/// `connection` must be live.
-#[inline(always)]
-pub(crate) unsafe fn sock_address(connection: *mut Connection, sk: *mut c_void) -> *const c_void {
-    // SAFETY: the caller's promise; volatile, or the compiler keeps the pointer.
-    unsafe {
-        (&raw mut (*connection).sock).cast::<*mut c_void>().write_volatile(sk);
-        (&raw const (*connection).sock).read_volatile() as *const c_void
     }
 }
 

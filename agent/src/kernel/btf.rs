@@ -13,6 +13,7 @@ const MAGIC: u16 = 0xeb9f;
 const HEADER_LEN: usize = 24;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_TYPEDEF: u32 = 8;
 /// Anonymous structs inside one another that are followed.
 const MAX_DEPTH: u32 = 8;
 /// Members that are looked at for one question. The largest struct of any kernel has some
@@ -102,7 +103,7 @@ impl KernelTypes {
         Some(rest.strip_prefix(name).is_some_and(|rest| matches!(rest.first(), None | Some(0))))
     }
 
-    /// The offset of a member, in bytes.
+    /// The offset of a member, in bytes; `sk_lock.owned` is a member of that member.
     ///
     /// # Errors
     ///
@@ -116,17 +117,43 @@ impl KernelTypes {
                 self.kind(at) == Some(KIND_STRUCT)
                     && self.is_named(at, structure.as_bytes()) == Some(true)
             })
-            .find_map(|at| self.bits(at, member.as_bytes(), 0, &mut left))
+            .find_map(|at| self.bits_of_path(at, member, &mut left))
             .filter(|bits| bits % 8 == 0)
             .map(|bits| bits / 8)
             .ok_or_else(|| BtfError::NotFound(format!("struct {structure}.{member}")))
+    }
+
+    /// Where a member of the struct is, in bits, or a member of a member.
+    fn bits_of_path(&self, at: usize, path: &str, left: &mut u32) -> Option<u32> {
+        let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+        let (bits, id) = self.member(at, first.as_bytes(), 0, left)?;
+        if rest.is_empty() {
+            return Some(bits);
+        }
+        let mut inner = self.place_of(id)?;
+        for _ in 0..MAX_DEPTH {
+            if self.kind(inner)? != KIND_TYPEDEF {
+                break;
+            }
+            inner = self.place_of(read_u32(&self.data, inner + 8)?)?;
+        }
+        if self.kind(inner)? != KIND_STRUCT {
+            return None;
+        }
+        bits.checked_add(self.bits_of_path(inner, rest, left)?)
+    }
+
+    /// Where the type of that number is described.
+    fn place_of(&self, id: u32) -> Option<usize> {
+        Some(*self.types.get((id as usize).checked_sub(1)?)? as usize)
     }
 
     fn kind(&self, at: usize) -> Option<u32> {
         Some(read_u32(&self.data, at + 4)? >> 24 & 0x1f)
     }
 
-    fn bits(&self, at: usize, member: &[u8], depth: u32, left: &mut u32) -> Option<u32> {
+    /// Where a member of the struct is, in bits, and the number of its type.
+    fn member(&self, at: usize, member: &[u8], depth: u32, left: &mut u32) -> Option<(u32, u32)> {
         if depth > MAX_DEPTH {
             return None;
         }
@@ -139,16 +166,16 @@ impl KernelTypes {
             if has_bitfields {
                 offset &= 0x00ff_ffff;
             }
+            let id = read_u32(&self.data, place + 4)?;
             if self.is_named(place, member)? {
-                return Some(offset);
+                return Some((offset, id));
             }
             if self.is_named(place, b"")? {
-                let id = read_u32(&self.data, place + 4)? as usize;
-                let inner = *self.types.get(id.checked_sub(1)?)? as usize;
+                let inner = self.place_of(id)?;
                 if matches!(self.kind(inner), Some(KIND_STRUCT | KIND_UNION))
-                    && let Some(found) = self.bits(inner, member, depth + 1, left)
+                    && let Some((bits, id)) = self.member(inner, member, depth + 1, left)
                 {
-                    return offset.checked_add(found);
+                    return Some((offset.checked_add(bits)?, id));
                 }
             }
         }
@@ -183,5 +210,10 @@ mod tests {
         assert_eq!(tgid, pid + 4);
         assert!(types.offset("mm_struct", "arg_start").expect("in an anonymous struct") > 0);
         assert!(types.offset("task_struct", "no_such_member").is_err());
+        let lock = types.offset("sock", "sk_lock").expect("every kernel has it");
+        let owned = types.offset("sock", "sk_lock.owned").expect("behind a spin lock");
+        assert!((lock + 4..lock + 256).contains(&owned), "{lock} {owned}");
+        assert!(types.offset("sock", "sk_lock.no_such_member").is_err());
+        assert!(types.offset("sock", "sk_sndbuf.owned").is_err());
     }
 }

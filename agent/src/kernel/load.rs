@@ -438,6 +438,7 @@ fn kernel_config(
         wakeup_bytes: settings.ring_bytes / 4,
         off_sock_sndbuf: offset("sock", "sk_sndbuf")?,
         off_sock_wmem_queued: offset("sock", "sk_wmem_queued")?,
+        off_sock_owned: offset("sock", "sk_lock.owned")?,
         off_tcp_write_seq: offset("tcp_sock", "write_seq")?,
         off_task_pid: offset("task_struct", "pid")?,
         off_task_tgid: offset("task_struct", "tgid")?,
