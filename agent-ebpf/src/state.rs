@@ -204,24 +204,36 @@ pub(crate) unsafe fn connection(sk: *mut c_void) -> *mut Connection {
 ///
 /// # Safety
 ///
-/// As for [`connection`].
+/// `sk` must be a socket that the verifier knows as such.
 #[inline(always)]
 pub(crate) unsafe fn connection_or_new(sk: *mut c_void) -> *mut Connection {
+    // SAFETY: the caller's promise.
+    unsafe { storage_or_new(map_of(&raw const CONNECTIONS), sk).cast() }
+}
+
+/// What such a map keeps for a socket, all zero if there was nothing. Null if memory is short.
+///
+/// # Safety
+///
+/// `map` must be one of socket storage, `sk` a socket that the verifier knows as such.
+#[inline(always)]
+pub(crate) unsafe fn storage_or_new(map: *mut c_void, sk: *mut c_void) -> *mut c_void {
     // SAFETY: the caller's promise; a null value gives zeroed memory.
     unsafe {
-        bpf_sk_storage_get(
-            map_of(&raw const CONNECTIONS),
-            sk,
-            core::ptr::null_mut(),
-            BPF_SK_STORAGE_GET_F_CREATE as u64,
-        )
+        let create = BPF_SK_STORAGE_GET_F_CREATE as u64;
+        let made = bpf_sk_storage_get(map, sk, core::ptr::null_mut(), create);
+        if !made.is_null() {
+            return made;
+        }
+        // Another CPU made it in this moment: then the kernel answers with nothing, not with that
+        // (`bpf_local_storage_update` with BPF_NOEXIST, kernel/bpf/bpf_local_storage.c).
+        bpf_sk_storage_get(map, sk, core::ptr::null_mut(), 0)
     }
-    .cast()
 }
 
 /// The address of a map, as the helpers want it.
 #[inline(always)]
-fn map_of<T>(map: *const T) -> *mut c_void {
+pub(crate) fn map_of<T>(map: *const T) -> *mut c_void {
     map.cast_mut().cast()
 }
 

@@ -1,6 +1,6 @@
 //! What is kept of connections that carry HTTP/2, beside their [`Connection`].
 
-use aya_ebpf::bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::btf_maps::{ProgramArray, SkStorage};
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_skb_load_bytes};
@@ -16,7 +16,7 @@ use crate::emit;
 use crate::scratch::try_lock;
 use crate::socket::drive::stream_of;
 use crate::socket::exchange::Origin;
-use crate::state::count;
+use crate::state::{self, count};
 
 /// One direction of a connection.
 #[derive(Clone, Copy)]
@@ -104,26 +104,13 @@ pub(crate) fn call_reader<const EGRESS: bool>(ctx: &SkBuffContext) {
 /// `sk` must be a socket that the verifier knows as such.
 #[inline(always)]
 pub(crate) unsafe fn of(sk: *mut c_void) -> *mut Http2Connection {
-    // SAFETY: the caller's promise.
-    unsafe { get(sk, 0) }
+    // SAFETY: the caller's promise; a null value without the create flag only looks up.
+    unsafe { bpf_sk_storage_get(state::map_of(&raw const HTTP2), sk, core::ptr::null_mut(), 0) }
+        .cast()
 }
 
-/// # Safety
-///
-/// As for [`of`].
-#[inline(always)]
-unsafe fn get(sk: *mut c_void, flags: u32) -> *mut Http2Connection {
-    // SAFETY: the caller's promise; a null value gives zeroed memory.
-    unsafe {
-        bpf_sk_storage_get(
-            (&raw const HTTP2).cast_mut().cast(),
-            sk,
-            core::ptr::null_mut(),
-            flags as u64,
-        )
-        .cast()
-    }
-}
+/// How often is looked whether the other direction has set the connection up: some microseconds.
+const SETTING_UP: u32 = 512;
 
 /// The header of a SETTINGS frame on no stream, without its length, as bytes 3 to 8.
 const SETTINGS_FRAME: u64 = 4;
@@ -194,7 +181,8 @@ pub(crate) unsafe fn recognise<const REQUESTS: bool>(
 pub(crate) unsafe fn begin(sk: *mut c_void, connection: *mut Connection) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
-        let http2 = get(sk, BPF_SK_STORAGE_GET_F_CREATE);
+        let http2: *mut Http2Connection =
+            state::storage_or_new(state::map_of(&raw const HTTP2), sk).cast();
         if http2.is_null() {
             count(Counter::DropNoState);
             return false;
@@ -202,7 +190,7 @@ pub(crate) unsafe fn begin(sk: *mut c_void, connection: *mut Connection) -> bool
         if !try_lock(&raw mut (*http2).taken) {
             // The other direction began on another CPU in this moment.
             let mut patience = 0;
-            while patience < 64 {
+            while patience < SETTING_UP {
                 if (&raw const (*connection).flags).read_volatile() & CONN_HTTP2 != 0 {
                     return true;
                 }

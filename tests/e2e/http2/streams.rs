@@ -7,7 +7,9 @@ use tracewire_tests::grpc::{
     Next, call, nghttpd, node_requests, node_server, python_calls, python_server, rust_calls,
     rust_server,
 };
+use tracewire_tests::http2::{Frame, PREFACE, kind};
 use tracewire_tests::otlp::{Kind, Span};
+use tracewire_tests::script::Step;
 use tracewire_tests::world::{World, is_control};
 
 use crate::accounting::Accounts;
@@ -218,4 +220,33 @@ fn a_connection_that_is_told_to_go_away_ends_its_streams_first() {
     for method in &methods {
         called(&outcome.spans, method, "OK");
     }
+}
+
+/// Both ends may begin at once, and their first packets are then read on two processors.
+#[test]
+fn connections_whose_ends_begin_at_once_are_read_from_the_start() {
+    const CONNECTIONS: usize = 3000;
+    let mut world = World::traced();
+    let settings = Frame { kind: kind::SETTINGS, flags: 0, stream: 0, payload: Vec::new() };
+    let mut opening = PREFACE.to_vec();
+    opening.extend(settings.bytes());
+    let server = world.server(vec![
+        Step::send(settings.bytes()),
+        Step::UntilMore(opening.len()),
+        Step::UntilClosed,
+    ]);
+    let steps = (0..CONNECTIONS).flat_map(|number| {
+        let steps = [
+            Step::Connect(server.address()),
+            Step::send(&opening),
+            Step::UntilMore(settings.bytes().len()),
+            Step::Close,
+        ];
+        steps.map(|step| (number, step))
+    });
+    world.client(CONNECTIONS, steps.collect());
+    let Some(outcome) = world.stop_agent() else { return };
+    let counted = |name: &str| outcome.counters.get(name).copied().unwrap_or_default();
+    assert_eq!(counted("connections_http2"), 2 * CONNECTIONS as u64, "{:?}", outcome.counters);
+    assert_eq!(counted("stream_gaps"), 0, "{:?}", outcome.counters);
 }
