@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod clock;
 mod config;
+mod elf;
 mod executables;
 mod export;
 #[cfg(test)]

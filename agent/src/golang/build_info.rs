@@ -4,8 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::elf::Section;
-use super::window::Window;
+use crate::elf::{Section, Window};
 
 const MAGIC: &[u8] = b"\xff Go buildinf:";
 /// Where the byte with flags is, and where the strings start.

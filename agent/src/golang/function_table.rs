@@ -5,8 +5,7 @@
 //! (src/runtime/symtab.go).
 
 use super::Unknown;
-use super::elf::{Elf, Section};
-use super::window::Window;
+use crate::elf::{Elf, Section, Window};
 
 /// The format since Go 1.18, and since Go 1.20.
 const MAGICS: [u32; 2] = [0xffff_fff0, 0xffff_fff1];

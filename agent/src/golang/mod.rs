@@ -3,18 +3,15 @@
 //! and works with programs without symbols.
 
 mod build_info;
-mod elf;
 mod function_table;
-mod window;
 
 use std::fmt;
 use std::fs::File;
 
 use tracewire_common::golang::GoProcess;
 
+use crate::elf::{Elf, Window};
 use build_info::Version;
-use elf::Elf;
-use window::Window;
 
 /// The client's function that hands a request to the goroutine that writes on a connection. It
 /// runs in the goroutine for which the request is.

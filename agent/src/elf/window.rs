@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 const PIECE: usize = 64 << 10;
 
 /// A piece of a file, which moves over it.
-pub(super) struct Window<'a> {
+pub(crate) struct Window<'a> {
     file: &'a File,
     start: u64,
     piece: Vec<u8>,
@@ -16,22 +16,22 @@ pub(super) struct Window<'a> {
 
 impl<'a> Window<'a> {
     /// The longest run of bytes that can be asked for.
-    pub(super) const LONGEST: usize = PIECE;
+    pub(crate) const LONGEST: usize = PIECE;
 
     /// A window over a file, which may grow or shrink meanwhile.
-    pub(super) fn new(file: &'a File) -> Self {
+    pub(crate) fn new(file: &'a File) -> Self {
         Self { file, start: 0, piece: Vec::new() }
     }
 
     /// So many bytes from there on; `None` if the file has them not, cannot be read, or if these
     /// are more than a piece.
-    pub(super) fn bytes(&mut self, at: u64, len: usize) -> Option<&[u8]> {
+    pub(crate) fn bytes(&mut self, at: u64, len: usize) -> Option<&[u8]> {
         let upto = self.upto(at, len)?;
         (upto.len() == len).then_some(upto)
     }
 
     /// As [`Window::bytes`], but less at the end of the file.
-    pub(super) fn upto(&mut self, at: u64, len: usize) -> Option<&[u8]> {
+    pub(crate) fn upto(&mut self, at: u64, len: usize) -> Option<&[u8]> {
         if len > PIECE {
             return None;
         }
@@ -67,17 +67,17 @@ impl<'a> Window<'a> {
     }
 
     /// A little-endian number of four bytes.
-    pub(super) fn u32(&mut self, at: u64) -> Option<u32> {
+    pub(crate) fn u32(&mut self, at: u64) -> Option<u32> {
         Some(u32::from_le_bytes(self.bytes(at, 4)?.try_into().ok()?))
     }
 
     /// A little-endian number of eight bytes.
-    pub(super) fn u64(&mut self, at: u64) -> Option<u64> {
+    pub(crate) fn u64(&mut self, at: u64) -> Option<u64> {
         Some(u64::from_le_bytes(self.bytes(at, 8)?.try_into().ok()?))
     }
 
     /// Where in the `len` bytes from `at` on these bytes are first, as a distance from `at`.
-    pub(super) fn find(&mut self, at: u64, len: u64, wanted: &[u8]) -> Option<u64> {
+    pub(crate) fn find(&mut self, at: u64, len: u64, wanted: &[u8]) -> Option<u64> {
         let mut from = 0;
         while from < len {
             let room = usize::try_from(len - from).unwrap_or(PIECE).min(PIECE);

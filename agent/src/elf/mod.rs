@@ -1,11 +1,13 @@
 //! What is needed of an ELF file: a few sections, its segments, a symbol. The file is somebody
 //! else's, so everything is bounded.
 
+mod window;
+
 use object::LittleEndian as Le;
 use object::elf::{self, EM_X86_64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
 use object::pod::{self, Pod};
 
-use super::window::Window;
+pub(crate) use window::Window;
 
 /// Segments, and sections, that are looked at. Go programs have some ten and some forty; those
 /// with C code in them, more.
@@ -18,22 +20,22 @@ const LONGEST_SECTION: u64 = 1 << 30;
 
 /// A section in its file.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Section {
+pub(crate) struct Section {
     /// Where it starts, in bytes.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// How long it is, in bytes.
-    pub(super) len: u64,
+    pub(crate) len: u64,
     /// The address that the program has it at, before it is moved.
-    pub(super) address: u64,
+    pub(crate) address: u64,
     /// Of a table of symbols: the index of the section with their names.
     link: u32,
 }
 
 /// A file for this machine, of 64 bits.
-pub(super) struct Elf<'a> {
-    pub(super) window: Window<'a>,
+pub(crate) struct Elf<'a> {
+    pub(crate) window: Window<'a>,
     /// Where the program starts: an address.
-    pub(super) entry: u64,
+    pub(crate) entry: u64,
     segments: Vec<ProgramHeader64<Le>>,
     sections: Vec<SectionHeader64<Le>>,
     names: u16,
@@ -52,7 +54,7 @@ fn read_all<T: Pod + Copy>(window: &mut Window<'_>, at: u64, count: u16) -> Opti
 
 impl<'a> Elf<'a> {
     /// Reads the headers. `None` if it is no such file, or one with too many of anything.
-    pub(super) fn open(mut window: Window<'a>) -> Option<Self> {
+    pub(crate) fn open(mut window: Window<'a>) -> Option<Self> {
         let header: FileHeader64<Le> = read(&mut window, 0)?;
         let ident = &header.e_ident;
         let (segments, sections) = (header.e_phnum.get(Le), header.e_shnum.get(Le));
@@ -83,7 +85,7 @@ impl<'a> Elf<'a> {
     }
 
     /// The section of that name.
-    pub(super) fn section(&mut self, name: &[u8]) -> Option<Section> {
+    pub(crate) fn section(&mut self, name: &[u8]) -> Option<Section> {
         let names = self.section_at(usize::from(self.names))?;
         let mut wanted = name.to_vec();
         wanted.push(0);
@@ -96,7 +98,7 @@ impl<'a> Elf<'a> {
     }
 
     /// Where in the file the instruction at an address is.
-    pub(super) fn offset_of_code(&self, address: u64) -> Option<u64> {
+    pub(crate) fn offset_of_code(&self, address: u64) -> Option<u64> {
         self.segments
             .iter()
             .filter(|one| one.p_type.get(Le) == elf::PT_LOAD)
@@ -108,18 +110,18 @@ impl<'a> Elf<'a> {
     }
 
     /// The thread-local block of the executable: its address, its length and its alignment.
-    pub(super) fn thread_local_block(&self) -> Option<(u64, u64, u64)> {
+    pub(crate) fn thread_local_block(&self) -> Option<(u64, u64, u64)> {
         let block = self.segments.iter().find(|one| one.p_type.get(Le) == elf::PT_TLS)?;
         Some((block.p_vaddr.get(Le), block.p_memsz.get(Le), block.p_align.get(Le)))
     }
 
     /// Where in that block the variable of that name is.
-    pub(super) fn thread_local(&mut self, name: &[u8]) -> Option<u64> {
+    pub(crate) fn thread_local(&mut self, name: &[u8]) -> Option<u64> {
         self.symbol(name, elf::STT_TLS)
     }
 
     /// The address of the function of that name, where symbols were not removed.
-    pub(super) fn function(&mut self, name: &[u8]) -> Option<u64> {
+    pub(crate) fn function(&mut self, name: &[u8]) -> Option<u64> {
         self.symbol(name, elf::STT_FUNC)
     }
 
