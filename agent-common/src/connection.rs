@@ -17,6 +17,9 @@ pub const CONN_REPORTED: u16 = 16;
 /// The connection carries HTTP/2.
 pub const CONN_HTTP2: u16 = 32;
 
+/// The socket carries TLS; of a session of a TLS library, that it is one.
+pub const CONN_TLS: u16 = 64;
+
 /// The exchange's trace is sampled: its records are wanted.
 pub const EXCHANGE_SAMPLED: u16 = 1;
 /// The application traces this exchange itself.

@@ -78,6 +78,12 @@ counters! {
     DropStreamsFull = 24 => "drop_streams_full",
     /// Of the records that found the ring buffer full: parts of header blocks.
     DropRingBlocks = 25 => "drop_ring_full_blocks",
+    /// Sessions of TLS libraries whose socket became known: their plaintext is read.
+    TlsSessions = 26 => "tls_sessions",
+    /// Sessions of TLS libraries that found their map full.
+    DropTlsSessions = 27 => "drop_tls_sessions_full",
+    /// Calls of TLS libraries that found their map full.
+    DropTlsCalls = 28 => "drop_tls_calls_full",
 }
 
 /// Counters kept for each [`crate::outcome::Outcome`], after the plain ones.

@@ -15,3 +15,4 @@ pub mod outcome;
 pub mod parse;
 pub mod records;
 pub mod stream;
+pub mod tls;

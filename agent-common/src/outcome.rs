@@ -126,6 +126,8 @@ wire_enum! {
         /// HTTP/2: a context that is passed on goes into the receiver's table, where what is written
         /// over it would be taken for that of later requests.
         Indexed = 17 => "indexed",
+        /// TLS: nothing can be written into ciphertext.
+        Encrypted = 18 => "encrypted",
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::outcome::{Correlation, EndReason, Outcome, Role};
 
 /// The version of every record; a decoder refuses others.
-pub const RECORD_VERSION: u16 = 1;
+pub const RECORD_VERSION: u16 = 2;
 
 /// [`RecordHeader::kind`] of [`HeadFragment`].
 pub const KIND_HEAD_FRAGMENT: u16 = 1;
@@ -118,7 +118,14 @@ pub struct ExchangeOpened {
     pub head_offset: u32,
     /// HTTP/2: the number of the header block among those of its direction, from 0; else 0.
     pub block: u32,
+    /// `OPENED_` bits.
+    pub flags: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
+
+/// In [`ExchangeOpened::flags`]: the request was read as plaintext of TLS.
+pub const OPENED_TLS: u32 = 1;
 
 /// A part of a header block of HTTP/2 as it crossed the wire (RFC 7541), padding and frame headers
 /// taken off. The last part of a sampled request's comes as [`ExchangeOpened`] instead. Parts of one
@@ -274,17 +281,24 @@ pub struct ConnectionEvent {
     pub header: RecordHeader,
     /// The connection's socket cookie.
     pub connection: u64,
+    /// The process; 0 if not known.
+    pub tgid: u32,
+    /// `EVENT_` bits.
+    pub flags: u32,
 }
+
+/// In [`ConnectionEvent::flags`]: the connection carries TLS.
+pub const EVENT_TLS: u32 = 1;
 
 const _: () = assert!(size_of::<RecordHeader>() == 8);
 const _: () = assert!(size_of::<HeadFragment>() == 24);
-const _: () = assert!(size_of::<ExchangeOpened>() == 128);
+const _: () = assert!(size_of::<ExchangeOpened>() == 136);
 const _: () = assert!(size_of::<ExchangeClosed>() == 80);
 const _: () = assert!(size_of::<ExchangeCandidates>() == 216);
 const _: () = assert!(size_of::<HeaderBlock>() == 48);
 const _: () = assert!(size_of::<ProcessExec>() == 176);
 const _: () = assert!(size_of::<ProcessEvent>() == 24);
-const _: () = assert!(size_of::<ConnectionEvent>() == 16);
+const _: () = assert!(size_of::<ConnectionEvent>() == 24);
 
 /// A plain record: `repr(C)`, every bit pattern valid, no padding.
 ///

@@ -71,6 +71,23 @@ pub(crate) unsafe fn output(from: *const c_void, len: u64, now: u64) -> bool {
     result == 0
 }
 
+/// As [`output`], and wakes the agent: it has to look at the process while that is new.
+///
+/// # Safety
+///
+/// As for [`output`].
+#[inline(always)]
+pub(crate) unsafe fn output_at_once(from: *const c_void, len: u64) {
+    let flags = BPF_RB_FORCE_WAKEUP as u64;
+    // SAFETY: the caller's promise.
+    let result = unsafe {
+        bpf_ringbuf_output((&raw const RECORDS).cast_mut().cast(), from.cast_mut(), len, flags)
+    };
+    if result != 0 {
+        count(Counter::DropRingFull);
+    }
+}
+
 /// Writes the record in `scratch` with the first `data_len` bytes of its window.
 #[inline(always)]
 pub(crate) fn exchange_opened(scratch: *mut Scratch, data_len: u32, now: u64) {

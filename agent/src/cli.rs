@@ -70,6 +70,15 @@ impl From<Rule> for Correlation {
     }
 }
 
+/// Whether plaintext is read in TLS libraries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tls {
+    /// Where the kernel has the probes that it takes.
+    Auto,
+    /// No.
+    Off,
+}
+
 /// Where spans go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Exporter {
@@ -152,6 +161,10 @@ pub(crate) struct RunArgs {
         value_delimiter = ','
     )]
     pub(crate) without_rule: Vec<Rule>,
+
+    /// Whether requests over TLS are read, in the processes' TLS libraries.
+    #[arg(long, env = "TRACEWIRE_TLS", value_enum, default_value = "auto")]
+    pub(crate) tls: Tls,
 
     /// Where spans go [default: console, or otlp if an endpoint is given].
     #[arg(long, env = "OTEL_TRACES_EXPORTER", value_enum)]

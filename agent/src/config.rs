@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::{Color, Exporter, LogFormat, LogLevel, Propagate, RunArgs};
+use crate::cli::{Color, Exporter, LogFormat, LogLevel, Propagate, RunArgs, Tls};
 use crate::executables::Executables;
 use crate::export::{OtlpConfig, parse_headers};
 use crate::kernel::{KernelSettings, Propagation};
@@ -122,6 +122,7 @@ impl RunConfig {
                 ring_bytes: args.ring_bytes,
                 max_connections: args.max_connections,
                 max_activities: args.max_activities,
+                tls: args.tls == Tls::Auto,
                 rules_off: args.without_rule.iter().map(|&rule| rule.into()).collect(),
                 program_times: args.program_times,
             },

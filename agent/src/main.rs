@@ -22,6 +22,7 @@ mod privileges;
 mod reading;
 mod resolve;
 mod span;
+mod tls;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tracewire_common::records::{Record, decode};
+use tracewire_common::records::{EVENT_TLS, Record, decode};
 
 use crate::assemble::Assembler;
 use crate::cli::LogFormat;
@@ -88,9 +88,11 @@ impl Reader {
         let mut next_counting = Instant::now() + COUNTING;
         let mut adoptions_left = ADOPTIONS;
         while !requests.stop.load(Ordering::Relaxed) {
-            self.records.wait(PATIENCE);
+            let patience = self.kernel.until_next_look().unwrap_or(PATIENCE).min(PATIENCE);
+            self.records.wait(patience);
             self.read();
             self.assembler.tick();
+            self.kernel.look_at_new_processes();
             self.kernel.log_messages();
             if requests.report.swap(false, Ordering::Relaxed) {
                 report(
@@ -165,10 +167,14 @@ impl Reader {
 
 /// What a record asks of the kernel half.
 enum Wish {
-    /// The connection's sends need no program any more.
-    Release(u64),
+    /// The connection's sends need no program any more. It carries TLS if there is a process.
+    Release(u64, Option<u32>),
     /// The process runs a new program.
     Judge(u32),
+    /// The process was made by another, which comes second.
+    Forked(u32, u32),
+    /// The process uses TLS on a socket.
+    UsesTls(u32),
     /// The process is gone.
     Forget(u32),
 }
@@ -181,21 +187,25 @@ const MAX_WISHES: usize = 65_536;
 #[derive(Default)]
 struct Wishes {
     opaque: Vec<u64>,
-    /// Processes that run a new program, or none any more, in this order.
-    processes: Vec<(u32, bool)>,
+    /// What is about processes, in the order of what happened to them.
+    processes: Vec<Wish>,
 }
 
 impl Wishes {
     fn add(&mut self, wish: Wish) {
         match wish {
-            Wish::Release(cookie) if self.opaque.len() < MAX_WISHES => self.opaque.push(cookie),
-            Wish::Judge(pid) if self.processes.len() < MAX_WISHES => {
-                self.processes.push((pid, true));
+            Wish::Release(cookie, tls) => {
+                if self.opaque.len() < MAX_WISHES {
+                    self.opaque.push(cookie);
+                }
+                if let Some(pid) = tls {
+                    self.add(Wish::UsesTls(pid));
+                }
             }
-            Wish::Forget(pid) if self.processes.len() < MAX_WISHES => {
-                self.processes.push((pid, false));
+            about_process if self.processes.len() < MAX_WISHES => {
+                self.processes.push(about_process)
             }
-            Wish::Release(_) | Wish::Judge(_) | Wish::Forget(_) => {}
+            _ => {}
         }
     }
 
@@ -203,11 +213,25 @@ impl Wishes {
         for cookie in self.opaque {
             kernel.release(cookie);
         }
-        for (pid, is_running) in self.processes {
-            if !is_running {
-                kernel.process_ended(pid);
-                continue;
-            }
+        for wish in self.processes {
+            let pid = match wish {
+                Wish::Judge(pid) => pid,
+                Wish::Forget(pid) => {
+                    kernel.process_ended(pid);
+                    continue;
+                }
+                Wish::Forked(pid, parent) => {
+                    kernel.process_forked(pid, parent);
+                    continue;
+                }
+                Wish::UsesTls(pid) => {
+                    if !is_excluded(executables)(pid) {
+                        kernel.process_uses_tls(pid);
+                    }
+                    continue;
+                }
+                Wish::Release(..) => continue,
+            };
             if executables.are_listed() {
                 // A process that is gone by now keeps no verdict: nothing of it is touched.
                 let Some(path) = executable_of(pid) else { continue };
@@ -236,8 +260,12 @@ fn on_bytes(bytes: &[u8], assembler: &mut Assembler, metrics: &Metrics) -> Optio
         Ok(record) => {
             assembler.on_record(record);
             match record {
-                Record::ConnectionOpaque(event) => Some(Wish::Release(event.connection)),
+                Record::ConnectionOpaque(event) => {
+                    let uses_tls = event.flags & EVENT_TLS != 0 && event.tgid != 0;
+                    Some(Wish::Release(event.connection, uses_tls.then_some(event.tgid)))
+                }
                 Record::ProcessExec(exec, ..) => Some(Wish::Judge(exec.tgid)),
+                Record::ProcessFork(event) => Some(Wish::Forked(event.tgid, event.parent_tgid)),
                 Record::ProcessExit(event) => Some(Wish::Forget(event.tgid)),
                 _ => None,
             }

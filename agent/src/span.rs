@@ -139,6 +139,8 @@ pub(crate) struct RequestHead {
     pub(crate) query: Option<TextRange>,
     /// The `User-Agent` header.
     pub(crate) user_agent: Option<TextRange>,
+    /// Whether it came over TLS.
+    pub(crate) over_tls: bool,
     /// Whether this is a call of gRPC; `None` where HTTP/2's fields are not known well enough.
     pub(crate) is_grpc: Option<bool>,
 }
@@ -157,7 +159,8 @@ impl RequestHead {
     /// The scheme of the request's URL. Requests of HTTP/1.x do not name it, as a rule; those of
     /// HTTP/2 do, so there it is not known unless it was read.
     pub(crate) fn scheme(&self) -> Option<&str> {
-        self.text_of(self.scheme).or((!self.is_http2()).then_some("http"))
+        let unnamed = if self.over_tls { "https" } else { "http" };
+        self.text_of(self.scheme).or((!self.is_http2()).then_some(unnamed))
     }
 
     /// Whether the request came over HTTP/2.

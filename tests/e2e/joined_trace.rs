@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracewire_tests::agent::Counters;
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::script::{Load, LoadReport};
-use tracewire_tests::services::{PROXY, Service, curl, nginx, node, python};
+use tracewire_tests::services::{PROXY, Service, Wire, curl, nginx, node, python};
 use tracewire_tests::world::{World, is_control};
 
 /// nginx, then a Python service, then a Node service.
@@ -18,10 +18,15 @@ struct Stack {
 }
 
 impl Stack {
-    fn start(world: &World) -> Self {
-        let leaf = node(world);
-        let middle = python(world, leaf.port);
-        let front = nginx(world, Some(middle.port), PROXY);
+    /// Starts them; what is behind nginx is spoken with over `wire`.
+    fn start(world: &World, wire: &Wire) -> Self {
+        let leaf = node(world, wire);
+        let middle = python(world, leaf.port, wire);
+        let proxy = match wire {
+            Wire::Plain => PROXY.to_owned(),
+            Wire::Tls(_) => PROXY.replace("http://next", "https://next"),
+        };
+        let front = nginx(world, Some(middle.port), &proxy);
         Self { front, middle, leaf }
     }
 
@@ -67,8 +72,11 @@ fn chain<'a>(spans: &[&'a Span], client: &str) -> Result<Vec<&'a Span>, String> 
             .last()
             .map_or((&span.trace_id, ""), |before| (&before.trace_id, before.span_id.as_str()));
         if span.parent != parent {
-            let name = &span.service();
-            return Err(format!("{kind:?} span of {name} has the parent {:?}", span.parent));
+            let (name, rule) = (span.service(), span.attribute("tracewire.correlation"));
+            return Err(format!(
+                "{kind:?} span of {name} has the parent {:?} by {rule:?}",
+                span.parent
+            ));
         }
         if span.trace_id != *trace {
             return Err(format!("{kind:?} span of {} is of another trace", span.service()));
@@ -86,7 +94,7 @@ fn is_service(name: &str, wanted: &str) -> bool {
 #[test]
 fn one_request_through_three_services_is_one_trace() {
     let mut world = World::traced();
-    let stack = Stack::start(&world);
+    let stack = Stack::start(&world, &Wire::Plain);
     let url = format!("http://127.0.0.1:{}/one?secret=1", stack.front.port);
     assert_eq!(curl(&world, &[&url]), "middle leaf /one?secret=1\n0 bytes");
     if is_control() {
@@ -132,34 +140,85 @@ fn one_request_through_three_services_is_one_trace() {
 
 #[test]
 fn five_thousand_requests_of_sixteen_clients_are_five_thousand_traces() {
-    are_whole(&[], 1);
+    are_whole(&Case { flags: &[], headers: [1, 1], ..Case::default() });
 }
 
 #[test]
 fn without_a_byte_written_five_thousand_requests_are_five_thousand_traces_on_one_host() {
-    let counters = are_whole(&["--propagate", "off"], 0);
+    let counters = are_whole(&Case { flags: &["--propagate", "off"], ..Case::default() });
     let handed_over = counters.get("contexts_handed_over").copied().unwrap_or(0);
     assert!(is_control() || handed_over == 3 * 5000, "{counters:?}");
 }
 
-/// Asks 5000 times, by 16 clients. Each request must be one trace, and come with so many
-/// headers at the services behind the proxy. Answers the agent's counters.
-fn are_whole(flags: &[&str], headers: usize) -> Counters {
-    const REQUESTS: usize = 5000;
-    let mut world = World::alone();
-    let without = {
-        let stack = Stack::start(&world);
-        stack.load(&world, REQUESTS)
-    };
-    if !is_control() {
-        world.start_agent(flags);
+#[test]
+fn over_tls_five_thousand_requests_are_five_thousand_traces_on_one_host() {
+    // What nginx received goes on to the next; that is as old as nginx's own server span.
+    let case = Case { headers: [1, 0], is_tls: true, is_agent_late: true, ..Case::default() };
+    let counters = are_whole(&case);
+    let handed_over = counters.get("contexts_handed_over").copied().unwrap_or(0);
+    assert!(is_control() || handed_over == 2 * 5000, "{counters:?}");
+}
+
+#[test]
+fn services_that_start_after_the_agent_are_joined_over_tls() {
+    let flags = &["--propagate", "off", "--log-level", "debug"];
+    are_whole(&Case { flags, is_tls: true, requests: 2000, ..Case::default() });
+}
+
+/// What is asked, of whom.
+struct Case<'a> {
+    /// The agent's flags.
+    flags: &'a [&'a str],
+    /// How many requests.
+    requests: usize,
+    /// With how many headers they come at the services behind the proxy.
+    headers: [usize; 2],
+    /// Whether it is TLS that is spoken behind the proxy.
+    is_tls: bool,
+    /// Whether the agent is started after the services.
+    is_agent_late: bool,
+}
+
+impl Default for Case<'_> {
+    fn default() -> Self {
+        Self { flags: &[], requests: 5000, headers: [0, 0], is_tls: false, is_agent_late: false }
     }
-    let stack = Stack::start(&world);
-    let with = stack.load(&world, REQUESTS);
+}
+
+/// Asks, by 16 clients. Each request must be one trace. Answers the agent's counters.
+fn are_whole(case: &Case<'_>) -> Counters {
+    let requests = case.requests;
+    let mut world = World::alone();
+    let wire = if case.is_tls { Wire::tls(&world) } else { Wire::Plain };
+    let without = {
+        let stack = Stack::start(&world, &wire);
+        stack.load(&world, requests)
+    };
+    let stack = if case.is_agent_late {
+        let stack = Stack::start(&world, &wire);
+        if !is_control() {
+            world.start_agent(case.flags);
+        }
+        stack
+    } else {
+        if !is_control() {
+            world.start_agent(case.flags);
+        }
+        let stack = Stack::start(&world, &wire);
+        if case.is_tls
+            && let Some(agent) = world.agent()
+        {
+            // nginx is two processes.
+            agent.wait_probed(4);
+        }
+        stack
+    };
+    let with = stack.load(&world, requests);
     assert_eq!(with.digest, without.digest, "answers with the agent differ from those without");
-    for (name, service) in [("middle", &stack.middle), ("leaf", &stack.leaf)] {
+    let services = [("middle", &stack.middle), ("leaf", &stack.leaf)];
+    for ((name, service), headers) in services.into_iter().zip(case.headers) {
         let seen = service.headers_seen();
-        assert_eq!(seen.len(), REQUESTS, "requests seen by {name}");
+        assert_eq!(seen.len(), requests, "requests seen by {name}");
         let wanted = if is_control() { 0 } else { headers };
         let wrong: Vec<_> = seen.iter().filter(|(_, count)| *count != wanted).take(10).collect();
         assert!(wrong.is_empty(), "{name}: not {wanted} traceparent: {wrong:?}");
@@ -173,7 +232,7 @@ fn are_whole(flags: &[&str], headers: usize) -> Counters {
     }
     let mut wrong = Vec::new();
     let mut traces = std::collections::HashSet::new();
-    for number in 0..REQUESTS {
+    for number in 0..requests {
         let path = format!("/item/{number}");
         let spans = by_path.remove(path.as_str()).unwrap_or_default();
         match chain(&spans, "peer") {
@@ -183,12 +242,12 @@ fn are_whole(flags: &[&str], headers: usize) -> Counters {
     }
     assert!(
         wrong.is_empty(),
-        "{} of {REQUESTS} requests are not whole, the first: {:#?}\ncounters: {:?}",
+        "{} of {requests} requests are not whole, the first: {:#?}\ncounters: {:?}",
         wrong.len(),
         &wrong[..wrong.len().min(10)],
         outcome.counters
     );
-    assert_eq!(traces.len(), REQUESTS, "traces");
+    assert_eq!(traces.len(), requests, "traces");
     assert!(by_path.is_empty(), "spans of no request: {:?}", by_path.keys());
     outcome.counters
 }

@@ -1,13 +1,16 @@
 """A service that asks another one for every request. Knows nothing of tracing.
 
-Notes the trace headers that it receives in the file SEEN, for the tests.
+Notes the trace headers that it receives in the file SEEN, for the tests. With TLS, the directory of
+a certificate and its key, both its own clients and the service behind it are to be encrypted.
 """
 
 import http.client
 import os
+import ssl
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 NEXT = int(os.environ["NEXT"])
+TLS = os.environ.get("TLS")
 SEEN = os.open(os.environ["SEEN"], os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
 
 
@@ -19,7 +22,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def setup(self):
         super().setup()
-        self.next = http.client.HTTPConnection("127.0.0.1", NEXT, timeout=20)
+        if TLS:
+            trusted = ssl.create_default_context(cafile=f"{TLS}/certificate.pem")
+            self.next = http.client.HTTPSConnection("127.0.0.1", NEXT, timeout=20, context=trusted)
+        else:
+            self.next = http.client.HTTPConnection("127.0.0.1", NEXT, timeout=20)
 
     def finish(self):
         self.next.close()
@@ -45,4 +52,12 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 
-Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
+if TLS:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{TLS}/certificate.pem", f"{TLS}/key.pem")
+    # The handshake in the connection's own thread.
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+server.serve_forever()

@@ -73,6 +73,20 @@ impl Agent {
         Self { process }
     }
 
+    /// Waits until so many more TLS libraries are probed, each in one process; asks for
+    /// `--log-level debug`.
+    ///
+    /// # Panics
+    ///
+    /// If they are not.
+    pub fn wait_probed(&self, libraries: usize) {
+        for number in 0..libraries {
+            let probed =
+                self.process.wait_stderr(patient(READY_LIMIT), |line| line.contains("TLS library"));
+            assert!(probed.is_some(), "{number} of {libraries}\n{}", self.process.output());
+        }
+    }
+
     /// Stops the agent in good order; gives its counters.
     ///
     /// # Panics

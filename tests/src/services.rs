@@ -44,6 +44,53 @@ impl Service {
     }
 }
 
+/// What services speak with one another over.
+#[derive(Clone, Debug)]
+pub enum Wire {
+    /// TCP.
+    Plain,
+    /// TLS, with the certificate and the key in the directory.
+    Tls(PathBuf),
+}
+
+impl Wire {
+    /// TLS, with a certificate for this machine that was just made.
+    ///
+    /// # Panics
+    ///
+    /// If `openssl` is missing or fails.
+    pub fn tls(world: &World) -> Self {
+        let directory = world.scratch();
+        let mut command = Command::new("openssl");
+        command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
+        command.args(["-subj", "/CN=localhost", "-addext"]);
+        command.arg("subjectAltName=DNS:localhost,IP:127.0.0.1");
+        command.arg("-keyout").arg(directory.join("key.pem"));
+        command.arg("-out").arg(directory.join("certificate.pem"));
+        let made = command.output().unwrap_or_else(|error| panic!("openssl: {error}"));
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self::Tls(directory)
+    }
+
+    /// Tells a service, by its environment.
+    pub fn tell(&self, command: &mut Command) {
+        if let Self::Tls(directory) = self {
+            command.env("TLS", directory);
+        }
+    }
+
+    /// What nginx is to be told to serve it so.
+    pub fn nginx_server(&self) -> String {
+        match self {
+            Self::Plain => String::new(),
+            Self::Tls(directory) => {
+                let at = directory.display();
+                format!("ssl_certificate {at}/certificate.pem; ssl_certificate_key {at}/key.pem;")
+            }
+        }
+    }
+}
+
 /// A port of the loopback address that is free now.
 ///
 /// # Panics
@@ -146,9 +193,10 @@ fn interpreter(name: &str) -> Command {
 /// # Panics
 ///
 /// If Python is missing or does not start.
-pub fn python(world: &World, next: u16) -> Service {
+pub fn python(world: &World, next: u16, wire: &Wire) -> Service {
     let mut command = interpreter("middle.py");
     command.env("NEXT", next.to_string());
+    wire.tell(&mut command);
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
@@ -168,9 +216,10 @@ pub fn loops(world: &World, threads: usize, jobs: usize) -> Service {
 /// # Panics
 ///
 /// If Node is missing or does not start.
-pub fn node(world: &World) -> Service {
+pub fn node(world: &World, wire: &Wire) -> Service {
     let mut command = Command::new("node");
     command.arg(source("leaf.js"));
+    wire.tell(&mut command);
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 

@@ -47,7 +47,7 @@ fn an_opened_exchange_reads_back_as_it_was_written() {
     bytes.extend_from_slice(&80u16.to_ne_bytes());
     bytes.extend_from_slice(&4000u16.to_ne_bytes());
     bytes.extend_from_slice(&[4, 1, 2, 1]);
-    for number in 20..=25u32 {
+    for number in 20..=27u32 {
         bytes.extend_from_slice(&number.to_ne_bytes());
     }
     bytes.extend_from_slice(b"GET /");
@@ -74,6 +74,8 @@ fn an_opened_exchange_reads_back_as_it_was_written() {
         head_len: 23,
         head_offset: 24,
         block: 25,
+        flags: 26,
+        pad: 27,
     };
     assert_eq!(decode(&bytes), Ok(Record::ExchangeOpened(expected, b"GET /")));
 }

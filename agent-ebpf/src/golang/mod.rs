@@ -4,6 +4,7 @@
 pub(crate) mod goroutine;
 pub(crate) mod round_trip;
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::btf_maps::ProgramArray;
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::btf_map;
@@ -20,7 +21,7 @@ const G_SCHED: u64 = 56;
 /// more one that those of the same CPU share, which may run in the midst of one another; but not
 /// to those that have a tail call.
 #[inline(always)]
-fn keep_own_stack(ctx: &ProbeContext) {
+pub(crate) fn keep_own_stack(ctx: &impl EbpfContext) {
     // SAFETY: the program's context; the array is empty.
     unsafe { NOWHERE.tail_call(ctx, 0) };
 }

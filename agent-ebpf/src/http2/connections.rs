@@ -236,7 +236,7 @@ pub(crate) unsafe fn begin_behind(sk: *mut c_void, connection: *mut Connection, 
 /// Tells userspace something of the connection.
 #[inline(always)]
 pub(crate) fn tell(kind: u16, connection: u64) {
-    let record = ConnectionEvent { header: emit::header(kind, 0), connection };
+    let record = ConnectionEvent { header: emit::header(kind, 0), connection, tgid: 0, flags: 0 };
     // SAFETY: a whole record on the stack.
     unsafe { emit::output((&raw const record).cast(), size_of::<ConnectionEvent>() as u64, 0) };
 }

@@ -8,7 +8,7 @@
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use tracewire_common::config::{HEAD_CAPTURE, WINDOW};
-use tracewire_common::connection::{CONN_DISTRUSTED, Connection};
+use tracewire_common::connection::{CONN_DISTRUSTED, CONN_TLS, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::parse::http1::{Event, Http1, Window};
 use tracewire_common::stream::{MAX_GUESSES, Placement, Stream, TRUSTED, UNREAD};
@@ -400,6 +400,21 @@ pub(crate) unsafe fn load<S: Source>(drive: &mut Drive, at: u32) -> bool {
     true
 }
 
+/// Whether the window starts with a record of TLS (RFC 8446 §5.1).
+#[inline(always)]
+fn is_tls_record(drive: &Drive) -> bool {
+    // SAFETY: the claimed buffer; what it holds beyond what was loaded is no secret here.
+    let first = unsafe { (&raw const (*drive.scratch).window).cast::<u32>().read_volatile() };
+    is_tls_front(first as u64)
+}
+
+/// Whether bytes, of which the first is the lowest of the number, start as a record of TLS does: a
+/// type from 20 to 23, and version 3 of SSL, of which all of TLS are revisions.
+#[inline(always)]
+pub(crate) fn is_tls_front(first: u64) -> bool {
+    (first & 0xfc) == 0x14 && (first >> 8) & 0xff == 3 && (first >> 16) & 0xff <= 4
+}
+
 /// The bytes are no message of HTTP/1.x.
 #[inline(always)]
 fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
@@ -407,6 +422,9 @@ fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
     let connection = unsafe { &mut *drive.connection };
     drive.stop = 1;
     let never_was_http = connection.opened == 0 && connection.overflow == 0;
+    if never_was_http && is_tls_record(drive) {
+        connection.flags |= CONN_TLS;
+    }
     if REQUESTS && never_was_http && !stream.http1.is_tentative() {
         ending::make_opaque(connection);
         return;

@@ -2,14 +2,14 @@
 
 use tracewire_common::config::PIPELINE_DEPTH;
 use tracewire_common::connection::{
-    CONN_DISTRUSTED, CONN_OPAQUE, CONN_REPORTED, Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD,
-    EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED,
+    CONN_DISTRUSTED, CONN_OPAQUE, CONN_REPORTED, CONN_TLS, Connection, EXCHANGE_CONNECT,
+    EXCHANGE_HEAD, EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED,
 };
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{Correlation, EndReason, Role};
 use tracewire_common::parse::http1::{Body, Event};
 use tracewire_common::records::{
-    CLOSED_OWN_TRACING, ConnectionEvent, KIND_CONNECTION_OPAQUE, KIND_EXCHANGE_CLOSED,
+    CLOSED_OWN_TRACING, ConnectionEvent, EVENT_TLS, KIND_CONNECTION_OPAQUE, KIND_EXCHANGE_CLOSED,
 };
 use tracewire_common::stream::{Stream, TRUSTED};
 
@@ -17,6 +17,7 @@ use crate::activities;
 use crate::emit;
 use crate::socket::drive::Drive;
 use crate::state::{self, count};
+use crate::task::work;
 
 /// A response's head ended. Answers whether to go on.
 #[inline(always)]
@@ -234,6 +235,28 @@ pub(crate) fn end_all(
     }
 }
 
+/// The connection is closed by this end, or gone: what is in flight was never answered.
+///
+/// # Safety
+///
+/// `connection` must be live.
+#[inline(always)]
+pub(crate) unsafe fn abandon(connection: *mut Connection, now: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        work::stop_waiting(&mut *connection, (*connection).tid);
+        if (*connection).opened == (*connection).answered {
+            return;
+        }
+        let responses = &(*connection).responses.http1;
+        let reason =
+            if responses.is_until_close() { EndReason::Complete } else { EndReason::Aborted };
+        let (status, content) = (responses.status(), responses.content());
+        let (status, content) = if responses.is_at_start() { (0, 0) } else { (status, content) };
+        end_all(connection, now, reason, status, content);
+    }
+}
+
 /// The position in one direction was lost. Where that is the responses', those in flight
 /// are not known any more. Where it is the requests', those in flight still are.
 #[inline(always)]
@@ -254,11 +277,21 @@ pub(crate) fn make_opaque(connection: &mut Connection) {
     count(Counter::ConnectionsOpaque);
     if connection.flags & CONN_REPORTED == 0 {
         connection.flags |= CONN_REPORTED;
-        let record = ConnectionEvent {
-            header: emit::header(KIND_CONNECTION_OPAQUE, 0),
-            connection: connection.cookie,
-        };
-        // SAFETY: a whole record on the stack.
-        unsafe { emit::output((&raw const record).cast(), size_of::<ConnectionEvent>() as u64, 0) };
+        tell_opaque(connection);
     }
+}
+
+/// Tells userspace so. With a stack of its own: the caller's is short, and the verifier of older
+/// kernels says `combined stack size of 4 calls is 544. Too large`.
+#[inline(never)]
+fn tell_opaque(connection: &Connection) {
+    let is_tls = connection.flags & CONN_TLS != 0;
+    let record = ConnectionEvent {
+        header: emit::header(KIND_CONNECTION_OPAQUE, 0),
+        connection: connection.cookie,
+        tgid: connection.tgid,
+        flags: if is_tls { EVENT_TLS } else { 0 },
+    };
+    // SAFETY: a whole record on the stack.
+    unsafe { emit::output((&raw const record).cast(), size_of::<ConnectionEvent>() as u64, 0) };
 }

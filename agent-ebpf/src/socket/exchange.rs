@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use tracewire_common::config::{HEAD_CAPTURE, PIPELINE_DEPTH};
 use tracewire_common::connection::{
-    ACTIVITY_OWN_TRACING, CONN_DISTRUSTED, Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD,
+    ACTIVITY_OWN_TRACING, CONN_DISTRUSTED, CONN_TLS, Connection, EXCHANGE_CONNECT, EXCHANGE_HEAD,
     EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED, Exchange, UNKNOWN_UNCOUNTED,
 };
 use tracewire_common::context::{FLAG_SAMPLED, TraceContext, is_sampled_at};
@@ -12,7 +12,7 @@ use tracewire_common::outcome::{Correlation, Outcome};
 use tracewire_common::parse::http1::{
     Body, Event, FACT_CONNECT, FACT_HEAD, FACT_TRACEPARENT, FACT_TRACEPARENT_REPEATED, FACT_UPGRADE,
 };
-use tracewire_common::records::{ExchangeOpened, KIND_EXCHANGE_OPENED};
+use tracewire_common::records::{ExchangeOpened, KIND_EXCHANGE_OPENED, OPENED_TLS};
 use tracewire_common::stream::{Stream, TRUSTED};
 
 use crate::activities;
@@ -395,6 +395,8 @@ pub(crate) fn fill(
     record.outcome = outcome;
     record.tgid = connection.tgid;
     record.tid = connection.tid;
+    record.flags = if connection.flags & CONN_TLS != 0 { OPENED_TLS } else { 0 };
+    record.pad = 0;
 }
 
 /// After a request's head: its body, or the wait for an answer to `Upgrade` or `CONNECT`.

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::SkBuffContext;
 use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
 use tracewire_common::connection::{
-    CONN_ADOPTED, CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, Connection,
+    CONN_ADOPTED, CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, CONN_TLS, Connection,
 };
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Outcome, Role};
@@ -21,6 +21,7 @@ use crate::socket::early::keep_early_data;
 use crate::socket::opaque::opaque_sent;
 use crate::socket::{ending, exchange, track};
 use crate::state::{self, config, count};
+use crate::tls;
 
 const IPPROTO_TCP: u32 = 6;
 /// `TCP_LISTEN` (include/net/tcp_states.h).
@@ -74,7 +75,11 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
             if EGRESS && (*connection).role == Role::Client as u8 {
                 let task = state::task_of_packet(connection, sk.cast());
                 let is_own = (task >> 32) as u32 == (*connection).tgid;
-                if is_own && segment(skb).is_some_and(|segment| segment.payload_len > 0) {
+                let is_read = (*connection).flags & CONN_TLS != 0
+                    && is_own
+                    && tls::socket::is_read(&*connection);
+                if is_own && !is_read && segment(skb).is_some_and(|segment| segment.payload_len > 0)
+                {
                     opaque_sent(connection, task);
                 }
             }
@@ -312,7 +317,7 @@ unsafe fn read_payload<const EGRESS: bool>(
     }
 }
 
-/// Who sends `HTTP/1.` answers; who sends anything that starts like a method asks.
+/// The role of an end of a connection older than the agent.
 ///
 /// # Safety
 ///
@@ -332,18 +337,30 @@ unsafe fn guess_role<const EGRESS: bool>(
         if bpf_skb_load_bytes(skb.cast(), segment.payload_at, front.as_mut_ptr().cast(), 8) != 0 {
             return;
         }
-        let word = u64::from_le_bytes(front);
-        let is_response = word & !(0xff << 56) == u64::from_le_bytes(*b"HTTP/1.\0");
-        let is_request = front[0].is_ascii_uppercase()
-            && front[1].is_ascii_uppercase()
-            && front[2].is_ascii_uppercase();
-        if is_response {
-            let role = if EGRESS { Role::Server } else { Role::Client };
-            (*connection).role = role as u8;
-        } else if is_request {
-            let role = if EGRESS { Role::Client } else { Role::Server };
-            (*connection).role = role as u8;
+        let front = u64::from_le_bytes(front);
+        if drive::is_tls_front(front) {
+            (*connection).flags |= CONN_TLS | CONN_OPAQUE;
         }
+        (*connection).role = role_by_front(front, EGRESS) as u8;
+    }
+}
+
+/// The role of an end that sends (`SENDS`) or receives bytes that start so, the first of them the
+/// lowest of the number. Who sends `HTTP/1.` answers; who sends anything that starts like a method
+/// asks.
+#[inline(always)]
+pub(crate) fn role_by_front(front: u64, sends: bool) -> Role {
+    let bytes = front.to_le_bytes();
+    let is_response = front & !(0xff << 56) == u64::from_le_bytes(*b"HTTP/1.\0");
+    let is_request = bytes[0].is_ascii_uppercase()
+        && bytes[1].is_ascii_uppercase()
+        && bytes[2].is_ascii_uppercase();
+    if is_response {
+        if sends { Role::Server } else { Role::Client }
+    } else if is_request {
+        if sends { Role::Client } else { Role::Server }
+    } else {
+        Role::Unknown
     }
 }
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
-use tracewire_common::connection::{CONN_HTTP2, CONN_OPAQUE};
+use tracewire_common::connection::{CONN_HTTP2, CONN_OPAQUE, CONN_TLS, Connection};
 use tracewire_common::outcome::Role;
 
 use crate::golang::goroutine;
@@ -10,6 +10,7 @@ use crate::http2;
 use crate::socket::opaque;
 use crate::state;
 use crate::task::work;
+use crate::tls;
 
 /// The task at work received bytes from a socket.
 #[inline(always)]
@@ -25,6 +26,9 @@ pub(crate) fn on_receive(sk: *const c_void) {
     let id = unsafe { bpf_get_current_pid_tgid() };
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     if connection.flags & CONN_OPAQUE != 0 {
+        if connection.flags & CONN_TLS != 0 && tls::socket::received(connection, tgid, tid) {
+            return;
+        }
         return opaque::received(connection, tid);
     }
     if connection.tgid != tgid {
@@ -40,6 +44,12 @@ pub(crate) fn on_receive(sk: *const c_void) {
         // SAFETY: the tracepoint's argument.
         return unsafe { http2::receive::received(sk.cast_mut(), connection, tgid, tid) };
     }
+    associate(connection, tgid, tid);
+}
+
+/// The task at work received bytes of a connection that carries HTTP/1.x.
+#[inline(always)]
+pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
     if connection.role == Role::Server as u8 {
         if connection.opened == connection.answered {
             return;

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SockOpsContext;
 use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
-use tracewire_common::connection::{CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, Connection};
+use tracewire_common::connection::{CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, CONN_TLS, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Role};
 use tracewire_common::records::KIND_HTTP2_ENDED;
@@ -22,6 +22,7 @@ use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::{ending, exchange};
 use crate::state::{self, EarlyKey, config, count};
 use crate::task::work;
+use crate::tls::sessions;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -172,24 +173,19 @@ fn on_closed(ops: *mut bpf_sock_ops) {
         if connection.is_null() {
             return;
         }
-        work::stop_waiting(&mut *connection, (*connection).tid);
+        if (*connection).flags & CONN_TLS != 0 {
+            sessions::socket_closed((*connection).cookie);
+        }
         if (*connection).flags & CONN_HTTP2 != 0 {
             let http2 = connections::of(sk.cast());
             if !http2.is_null() {
+                work::stop_waiting(&mut *connection, (*connection).tid);
                 streams::end_all(connection, http2, bpf_ktime_get_ns(), EndReason::Aborted);
                 connections::tell(KIND_HTTP2_ENDED, (*connection).cookie);
             }
             return;
         }
-        if (*connection).opened == (*connection).answered {
-            return;
-        }
-        let responses = &(*connection).responses.http1;
-        let reason =
-            if responses.is_until_close() { EndReason::Complete } else { EndReason::Aborted };
-        let (status, content) = (responses.status(), responses.content());
-        let (status, content) = if responses.is_at_start() { (0, 0) } else { (status, content) };
-        ending::end_all(connection, bpf_ktime_get_ns(), reason, status, content);
+        ending::abandon(connection, bpf_ktime_get_ns());
     }
 }
 

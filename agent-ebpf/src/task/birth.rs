@@ -12,6 +12,7 @@ use crate::golang::goroutine;
 use crate::state::{self, config, forget_process, forget_task, inherit_verdict};
 use crate::task::exec::is_in_scope;
 use crate::task::{scattered, work};
+use crate::tls;
 
 /// Reads an `int` field of a kernel struct; 0 if it cannot be read.
 #[inline(always)]
@@ -62,6 +63,7 @@ pub(crate) fn on_exit() {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     work::ended(tgid, tid);
     forget_task(tid);
+    tls::calls::forget(tid);
     if tgid != tid {
         return;
     }
@@ -83,5 +85,5 @@ fn report(kind: u16, tgid: u32, parent_tgid: u32) {
         parent_tgid,
     };
     // SAFETY: a whole record on the stack.
-    unsafe { emit::output((&raw const record).cast(), size_of::<ProcessEvent>() as u64, 0) };
+    unsafe { emit::output_at_once((&raw const record).cast(), size_of::<ProcessEvent>() as u64) };
 }

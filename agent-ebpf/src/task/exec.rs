@@ -105,7 +105,7 @@ pub(crate) fn on_exec(ctx: &RawTracePointContext, task: *const c_void, binprm: *
         const FIXED: u32 = size_of::<ProcessExec>() as u32;
         let most = FIXED + (MOST_ARGS + MOST_ENV) as u32;
         let Some(len) = bounded(FIXED + args + env, most) else { return };
-        emit::output(place.cast(), len as u64, 0);
+        emit::output_at_once(place.cast(), len as u64);
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn parse_head(bytes: &[u8], cut: bool) -> RequestHead {
         path: target.path.and_then(|path| builder.push(path)),
         query: target.query.and_then(|query| builder.push_query(query)),
         user_agent: parts.user_agent.and_then(|agent| builder.push_lossy(agent)),
+        over_tls: false,
         is_grpc: Some(false),
         text: builder.text.into_boxed_str(),
     }
@@ -103,6 +104,7 @@ pub(crate) fn head_of_fields(fields: &Fields) -> RequestHead {
         path: target.path.and_then(|path| builder.push(path)),
         query: target.query.and_then(|query| builder.push_query(query)),
         user_agent: fields.get(Name::UserAgent).and_then(|agent| builder.push_lossy(agent)),
+        over_tls: false,
         is_grpc,
         text: builder.text.into_boxed_str(),
     }

@@ -30,7 +30,7 @@ use tracewire_common::context::TraceContext;
 use tracewire_common::outcome::{Correlation, EndReason, HeadKind, Outcome, Role};
 use tracewire_common::records::{
     BLOCK_END, CLOSED_BY_CLIENT, CLOSED_OWN_TRACING, ExchangeClosed, ExchangeOpened, HeaderBlock,
-    Record,
+    OPENED_TLS, Record,
 };
 
 /// Spans handed on at once. Enough to make waking the exporter cheap.
@@ -163,7 +163,8 @@ impl Assembler {
         }
     }
 
-    fn insert(&mut self, key: ExchangeKey, opened: ExchangeOpened, request: RequestHead) {
+    fn insert(&mut self, key: ExchangeKey, opened: ExchangeOpened, mut request: RequestHead) {
+        request.over_tls = opened.flags & OPENED_TLS != 0;
         if !request.has_method() {
             self.metrics.increment(Metric::HeadsUnparsed);
         }

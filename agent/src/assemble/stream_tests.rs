@@ -22,7 +22,11 @@ type List<'a> = &'a [(&'a str, &'a str)];
 impl Peers {
     fn new() -> Self {
         let mut peers = Self::from_middle();
-        let event = ConnectionEvent { header: RecordHeader::default(), connection: CONNECTION };
+        let event = ConnectionEvent {
+            header: RecordHeader::default(),
+            connection: CONNECTION,
+            ..ConnectionEvent::default()
+        };
         peers.bench.assembler.on_record(Record::Http2Started(event));
         peers
     }

@@ -127,6 +127,16 @@ impl<'a> Elf<'a> {
 
     fn symbol(&mut self, name: &[u8], kind: u8) -> Option<u64> {
         let table = self.section(b".symtab")?;
+        self.symbol_in(table, name, kind)
+    }
+
+    /// The address of a function that the file offers to others under that name.
+    pub(crate) fn exported(&mut self, name: &[u8]) -> Option<u64> {
+        let table = self.section(b".dynsym")?;
+        self.symbol_in(table, name, elf::STT_FUNC)
+    }
+
+    fn symbol_in(&mut self, table: Section, name: &[u8], kind: u8) -> Option<u64> {
         let names = self.section_at(usize::try_from(table.link).ok()?)?;
         let mut wanted = name.to_vec();
         wanted.push(0);

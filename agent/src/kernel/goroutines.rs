@@ -14,7 +14,7 @@ use tracewire_common::golang::GoProcess;
 
 use super::load::Shared;
 use super::scope::Scope;
-use super::uprobes::Uprobe;
+use super::uprobes::{Place, Uprobe};
 use crate::golang::{self, GoBinary, Unknown};
 
 /// The programs that see calls of the client, and births of goroutines.
@@ -63,9 +63,15 @@ struct Running {
     births: u64,
 }
 
-impl Goroutines {
-    /// No process yet. `births` says whether it is of interest who made a goroutine.
-    pub(super) fn new(ebpf: &mut Ebpf, object: &[u8], births: bool) -> Result<Self> {
+/// The programs, as far as this kernel has such probes.
+pub(super) struct Programs {
+    call: Option<Uprobe>,
+    birth: Option<Uprobe>,
+}
+
+impl Programs {
+    /// Loads them. `births` says whether it is of interest who made a goroutine.
+    pub(super) fn load(ebpf: &Ebpf, object: &[u8], births: bool) -> Self {
         let load = |name| {
             Uprobe::load(ebpf, object, name)
                 .inspect_err(|error| {
@@ -79,11 +85,18 @@ impl Goroutines {
         };
         let call = load(CALL);
         let birth = if births && call.is_some() { load(BIRTH) } else { None };
+        Self { call, birth }
+    }
+}
+
+impl Goroutines {
+    /// No process yet.
+    pub(super) fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self> {
         let map = ebpf.take_map("GO_PROCESSES").context("the object has no map GO_PROCESSES")?;
         Ok(Self {
             processes: HashMap::try_from(map)?,
-            call,
-            birth,
+            call: programs.call,
+            birth: programs.birth,
             remembered: StdHashMap::new(),
             running: StdHashMap::new(),
             seen: HashSet::new(),
@@ -183,7 +196,7 @@ impl Goroutines {
         let put = |program: &Option<Uprobe>, offset: Option<u64>| {
             program
                 .as_ref()?
-                .attach(&file, offset?, pid)
+                .attach(&file, &[Place { offset: offset?, cookie: 0 }], pid)
                 .inspect_err(|error| {
                     if is_new {
                         tracing::warn!(

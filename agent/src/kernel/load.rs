@@ -16,11 +16,12 @@ use tracewire_common::context::sampling_threshold;
 use tracewire_common::counter::{Counter, OUTCOME_BASE};
 use tracewire_common::golang::{GoOffsets, GoProcess};
 use tracewire_common::outcome::{Correlation, Outcome};
+use tracewire_common::tls::{Session, SessionKey};
 
 use super::adopt;
 use super::btf::KernelTypes;
 use super::enrolment::{self, Readability};
-use super::goroutines::Goroutines;
+use super::goroutines::{self, Goroutines};
 use super::messages::Messages;
 use super::ports::PortRules;
 use super::programs;
@@ -30,6 +31,7 @@ use super::requirements::requirements;
 use super::scope::Scope;
 use super::stats::{self, ProgramRuns, Timing};
 use super::takeover::{self, Pinned};
+use super::tls::{self, TlsProcesses};
 use crate::privileges;
 
 /// What the programs are told before they run.
@@ -53,6 +55,8 @@ pub(crate) struct KernelSettings {
     pub(crate) max_activities: u32,
     /// Rules that find no parent.
     pub(crate) rules_off: Vec<Correlation>,
+    /// Whether plaintext is read in TLS libraries.
+    pub(crate) tls: bool,
     /// Whether the kernel counts and times the programs' runs.
     pub(crate) program_times: bool,
 }
@@ -91,6 +95,10 @@ unsafe impl Pod for Shared<KernelConfig> {}
 unsafe impl Pod for Shared<GoProcess> {}
 // SAFETY: as above (agent-common/src/connection.rs).
 unsafe impl Pod for Shared<Connection> {}
+// SAFETY: as above (agent-common/src/tls.rs).
+unsafe impl Pod for Shared<SessionKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Session> {}
 
 /// The running kernel half. It is detached when this is dropped.
 pub(crate) struct Kernel {
@@ -109,6 +117,8 @@ pub(crate) struct Kernel {
     inherited: HashSet<u64>,
     /// `None` if goroutines are not looked at.
     goroutines: Option<Goroutines>,
+    /// `None` if TLS is not read.
+    tls: Option<TlsProcesses>,
     messages: Messages,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
     stages: ProgramArray<MapData>,
@@ -158,13 +168,15 @@ impl Kernel {
 
         set_ports(&mut ebpf, settings)?;
 
-        let goroutines = (!settings.rules_off.contains(&Correlation::Goroutine))
-            .then(|| {
-                let births = !settings.rules_off.contains(&Correlation::Birth);
-                Goroutines::new(&mut ebpf, programs::object(), births)
-            })
-            .transpose()?;
         let quiet = Quiet::new();
+        // Before any map is taken from the object: they name them all.
+        let goroutines = (!settings.rules_off.contains(&Correlation::Goroutine)).then(|| {
+            let births = !settings.rules_off.contains(&Correlation::Birth);
+            goroutines::Programs::load(&ebpf, programs::object(), births)
+        });
+        let tls = settings.tls.then(|| tls::Programs::load(&ebpf, programs::object())).flatten();
+        let goroutines = goroutines.map(|loaded| Goroutines::new(&mut ebpf, loaded)).transpose()?;
+        let tls = tls.map(|loaded| TlsProcesses::new(&mut ebpf, loaded)).transpose()?;
         let receive = programs::load_all(&mut ebpf, settings.propagation != Propagation::Never)?;
         drop(quiet);
         let http2 = programs::place_http2(&mut ebpf, settings.propagation != Propagation::Never)?;
@@ -234,6 +246,7 @@ impl Kernel {
             sockets_may_leave,
             inherited: pinned.and(predecessor).map(|p| p.sockets).unwrap_or_default(),
             goroutines,
+            tls,
             messages,
             stages,
             _http2: http2,
@@ -282,6 +295,35 @@ impl Kernel {
         if let Some(goroutines) = &mut self.goroutines {
             goroutines.started(pid);
         }
+        if let Some(tls) = &mut self.tls {
+            tls.started(pid);
+        }
+    }
+
+    /// A process was made by another, and runs the same program.
+    pub(crate) fn process_forked(&mut self, pid: u32, parent: u32) {
+        if let Some(tls) = &mut self.tls {
+            tls.forked(pid, parent);
+        }
+    }
+
+    /// A process was seen to use TLS on a socket.
+    pub(crate) fn process_uses_tls(&mut self, pid: u32) {
+        if let Some(tls) = &mut self.tls {
+            tls.seen_on_socket(pid);
+        }
+    }
+
+    /// How long until a process is to be looked at that has started lately.
+    pub(crate) fn until_next_look(&self) -> Option<Duration> {
+        self.tls.as_ref()?.until_next_look()
+    }
+
+    /// Looks at processes that have started lately. To be called some hundred times a second.
+    pub(crate) fn look_at_new_processes(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.look_at_due();
+        }
     }
 
     /// A process is gone.
@@ -289,12 +331,18 @@ impl Kernel {
         if let Some(goroutines) = &mut self.goroutines {
             goroutines.ended(pid);
         }
+        if let Some(tls) = &mut self.tls {
+            tls.ended(pid);
+        }
     }
 
     /// Looks for processes in scope that were not seen to start or to end.
     pub(crate) fn sweep_processes(&mut self, is_excluded: impl Fn(u32) -> bool) {
         if let Some(goroutines) = &mut self.goroutines {
-            goroutines.sweep(&self.scope, is_excluded);
+            goroutines.sweep(&self.scope, &is_excluded);
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.sweep(&self.scope, &is_excluded);
         }
     }
 
@@ -328,6 +376,7 @@ impl Kernel {
     pub(crate) fn program_runs(&self) -> Vec<ProgramRuns> {
         let mut runs = stats::runs(&self.ebpf, programs::names());
         let probes = self.goroutines.iter().flat_map(Goroutines::programs);
+        let probes = probes.chain(self.tls.iter().flat_map(TlsProcesses::programs));
         runs.extend(probes.filter_map(|(name, program)| stats::runs_of(name, program)));
         runs
     }
@@ -343,13 +392,13 @@ impl Kernel {
     /// counters and runs: nothing is counted, and no record written, after them.
     pub(crate) fn detach(self) -> (StdHashMap<&'static str, u64>, Vec<ProgramRuns>) {
         let runs = self.program_runs();
-        let Self { ebpf, counts, mut stages, goroutines, .. } = self;
+        let Self { ebpf, counts, mut stages, goroutines, tls, .. } = self;
         if self.propagating
             && let Err(error) = stages.clear_index(&0)
         {
             tracing::debug!(%error, "the rewriting program goes with its map");
         }
-        drop((stages, goroutines, ebpf));
+        drop((stages, goroutines, tls, ebpf));
         await_running_programs();
         (read_counters(&counts), runs)
     }
@@ -405,6 +454,7 @@ fn propagation_name(outcome: Outcome) -> &'static str {
         Outcome::FrameFull => "propagation_frame_full",
         Outcome::UnknownField => "propagation_unknown_field",
         Outcome::Indexed => "propagation_indexed",
+        Outcome::Encrypted => "propagation_encrypted",
     }
 }
 

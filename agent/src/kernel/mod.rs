@@ -15,8 +15,10 @@ mod quiet;
 mod reader;
 mod requirements;
 mod scope;
+mod seccomp;
 mod stats;
 mod takeover;
+mod tls;
 mod uprobes;
 
 pub(crate) use adopt::Adopted;

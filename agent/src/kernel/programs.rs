@@ -11,6 +11,7 @@ use super::goroutines;
 use super::requirements::release;
 use super::scope::Scope;
 use super::stats;
+use super::tls;
 
 /// The eBPF object, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACEWIRE_EBPF_OBJECT"));
@@ -50,6 +51,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("keep_readable", "keep FIONREAD right on enrolled sockets"),
     (goroutines::CALL, "tell which goroutine makes a call"),
     (goroutines::BIRTH, "tell for which request a goroutine was made"),
+    (tls::MADE, "follow sessions of TLS libraries from their start"),
+    (tls::OVER, "forget sessions of TLS libraries"),
+    (tls::ENTRY, "read what is given to TLS libraries"),
+    (tls::RETURN, "read what TLS libraries give"),
     ("track_connection", "follow connections"),
 ];
 
@@ -57,8 +62,9 @@ const PROGRAMS: &[(&str, &str)] = &[
 const FOR_PROPAGATION: &[&str] =
     &["rewrite_request", "rewrite_stage", HTTP2_REWRITE, "keep_readable"];
 
-/// Programs that are loaded and attached by themselves, where there are Go programs.
-const FOR_GOROUTINES: &[&str] = &[goroutines::CALL, goroutines::BIRTH];
+/// Programs that are loaded by themselves, and attached where processes have what they are for.
+const FOR_PROCESSES: &[&str] =
+    &[goroutines::CALL, goroutines::BIRTH, tls::MADE, tls::OVER, tls::ENTRY, tls::RETURN];
 
 /// Whether a program could be loaded.
 #[derive(Debug)]
@@ -155,7 +161,7 @@ pub(crate) fn try_all() -> Result<Trial> {
             verified: ebpf.program(name).and_then(stats::verified_instructions),
             optional: FOR_PROPAGATION.contains(&name)
                 || name.starts_with(RECEIVE)
-                || FOR_GOROUTINES.contains(&name),
+                || FOR_PROCESSES.contains(&name),
         })
         .collect();
     let readability = enrolment::sockets(&mut ebpf)
@@ -190,7 +196,7 @@ pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool) -> Result<&'static str>
     let mut receive = RECEIVE;
     for &(name, purpose) in PROGRAMS {
         if name == RECEIVE_OLDER
-            || FOR_GOROUTINES.contains(&name)
+            || FOR_PROCESSES.contains(&name)
             || (!propagate && FOR_PROPAGATION.contains(&name))
         {
             continue;
@@ -235,7 +241,7 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, scope: &Scope, receive: &str) -> Resul
     for &(name, purpose) in PROGRAMS {
         if FOR_PROPAGATION.contains(&name)
             || (name.starts_with(RECEIVE) && name != receive)
-            || FOR_GOROUTINES.contains(&name)
+            || FOR_PROCESSES.contains(&name)
             || [HTTP2_EGRESS, HTTP2_INGRESS].contains(&name)
         {
             continue;

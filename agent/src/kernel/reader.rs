@@ -19,7 +19,7 @@ impl Records {
     /// wake the agent for each record: that would cost more than the record.
     pub(crate) fn wait(&self, patience: Duration) {
         let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let timeout = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+        let timeout = i32::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
         // SAFETY: one entry, which lives through the call. An interruption by a signal
         // only ends the wait early.
         unsafe { libc::poll(&raw mut poll, 1, timeout) };

@@ -18,9 +18,12 @@ use aya_obj::Object;
 
 /// `enum bpf_cmd`, `bpf_prog_type` and `bpf_attach_type` (include/uapi/linux/bpf.h).
 const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_BTF_LOAD: libc::c_int = 18;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+/// `BPF_F_UPROBE_MULTI_RETURN`: at the ends of functions.
+const RETURNS: u32 = 1;
 
 /// What the verifier says, at most, in bytes: where it refuses, the end of it is of interest.
 const LOG: usize = 1 << 20;
@@ -40,6 +43,22 @@ struct ProgLoad {
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    pad: u32,
+}
+
+/// `union bpf_attr` for `BPF_BTF_LOAD`.
+#[repr(C)]
+struct BtfLoad {
+    btf: u64,
+    log_buf: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
+    pad: u32,
 }
 
 /// `union bpf_attr` for `BPF_LINK_CREATE` of this kind.
@@ -59,10 +78,19 @@ struct LinkCreate {
     pad: u32,
 }
 
-/// A loaded program for entries of functions.
+/// A loaded program for entries of functions, or for returns from them.
 #[derive(Debug)]
 pub(super) struct Uprobe {
     program: OwnedFd,
+}
+
+/// Where a probe is put in a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Bytes from the file's start, to the start of a function.
+    pub(super) offset: u64,
+    /// What the program is told about it.
+    pub(super) cookie: u64,
 }
 
 impl Uprobe {
@@ -73,17 +101,28 @@ impl Uprobe {
     /// If the kernel does not know this kind of link, or refuses the program.
     pub(super) fn load(ebpf: &Ebpf, object: &[u8], name: &str) -> Result<Self> {
         let mut object = Object::parse(object)?;
-        object.programs.retain(|program, _| program == name);
         let key = object.programs.get(name).context("no such program")?.function_key();
-        object.functions.retain(|function, _| *function == key);
+        let others: HashSet<_> = (object.programs.values())
+            .map(aya_obj::Program::function_key)
+            .filter(|other| *other != key)
+            .collect();
+        object.programs.retain(|program, _| program == name);
+        object.functions.retain(|function, _| !others.contains(function));
+        let types = load_types(&mut object)?;
         let maps: Vec<_> = std::mem::take(&mut object.maps).into_iter().collect();
-        let descriptors = maps
+        // All of them: for one that is missing the loader would take another.
+        let descriptors: Vec<_> = maps
             .iter()
-            .filter_map(|(name, map)| Some((name.as_str(), descriptor(ebpf.map(name)?)?, map)));
-        let text = HashSet::from([key.0]);
-        object.relocate_maps(descriptors, &text)?;
+            .map(|(name, map)| {
+                let descriptor = ebpf.map(name).and_then(descriptor);
+                Ok((name.as_str(), descriptor.with_context(|| format!("no map {name}"))?, map))
+            })
+            .collect::<Result<_>>()?;
+        let text: HashSet<_> = object.functions.keys().map(|(section, _)| *section).collect();
+        object.relocate_maps(descriptors.into_iter(), &text)?;
         object.relocate_calls(&text)?;
         let function = object.functions.get(&key).context("no such function")?;
+        let func_info = function.func_info.func_info_bytes();
         let license = CString::new("Dual MIT/GPL")?;
         let mut prog_name = [0; 16];
         // The kernel's has fifteen characters.
@@ -103,6 +142,11 @@ impl Uprobe {
                 prog_name,
                 prog_ifindex: 0,
                 expected_attach_type: BPF_TRACE_UPROBE_MULTI,
+                prog_btf_fd: types.as_raw_fd() as u32,
+                func_info_rec_size: u32::try_from(function.func_info_rec_size)?,
+                func_info: func_info.as_ptr() as u64,
+                func_info_cnt: u32::try_from(function.func_info.len())?,
+                pad: 0,
             };
             // SAFETY: everything that is pointed to is alive, and as long as is said.
             match unsafe { bpf(BPF_PROG_LOAD, &attr) } {
@@ -124,27 +168,52 @@ impl Uprobe {
 
     /// Whether the kernel knows this kind of link. It says of a directory that it is no file.
     fn is_possible(&self) -> Result<()> {
-        match self.link(c"/", 0, 0) {
+        match self.link(c"/", &[Place { offset: 0, cookie: 0 }], 0, 0) {
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
             _ => bail!("Linux before 6.6 cannot probe processes without CAP_SYS_ADMIN"),
         }
     }
 
-    /// Puts the probe at an offset of a file, in bytes, as one process runs it. It goes with
-    /// what is returned, or with the process.
+    /// Puts the probe at places of a file, as one process runs it. It goes with what is returned,
+    /// or with the process.
     ///
     /// # Errors
     ///
     /// If the process is gone, or the kernel refuses.
-    pub(super) fn attach(&self, file: &File, offset: u64, pid: u32) -> io::Result<OwnedFd> {
+    pub(super) fn attach(&self, file: &File, places: &[Place], pid: u32) -> io::Result<OwnedFd> {
+        self.put(file, places, pid, 0)
+    }
+
+    /// As [`Uprobe::attach`], where the functions return.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(super) fn attach_returns(
+        &self,
+        file: &File,
+        places: &[Place],
+        pid: u32,
+    ) -> io::Result<OwnedFd> {
+        self.put(file, places, pid, RETURNS)
+    }
+
+    fn put(&self, file: &File, places: &[Place], pid: u32, flags: u32) -> io::Result<OwnedFd> {
         // By the descriptor: a path may mean another file by now, and the offset in it no
         // start of an instruction.
         let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-        self.link(&path, offset, pid)
+        self.link(&path, places, pid, flags)
     }
 
-    fn link(&self, path: &std::ffi::CStr, offset: u64, pid: u32) -> io::Result<OwnedFd> {
-        let offsets = [offset];
+    fn link(
+        &self,
+        path: &std::ffi::CStr,
+        places: &[Place],
+        pid: u32,
+        flags: u32,
+    ) -> io::Result<OwnedFd> {
+        let offsets: Vec<u64> = places.iter().map(|place| place.offset).collect();
+        let cookies: Vec<u64> = places.iter().map(|place| place.cookie).collect();
         let attr = LinkCreate {
             prog_fd: self.program.as_raw_fd() as u32,
             target_fd: 0,
@@ -153,13 +222,13 @@ impl Uprobe {
             path: path.as_ptr() as u64,
             offsets: offsets.as_ptr() as u64,
             ref_ctr_offsets: 0,
-            cookies: 0,
-            cnt: 1,
-            multi_flags: 0,
+            cookies: cookies.as_ptr() as u64,
+            cnt: u32::try_from(places.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+            multi_flags: flags,
             pid,
             pad: 0,
         };
-        // SAFETY: path and offsets are alive, and there is one offset.
+        // SAFETY: path, offsets and cookies are alive, and there are as many as it says.
         unsafe { bpf(BPF_LINK_CREATE, &attr) }
     }
 }
@@ -170,14 +239,38 @@ impl AsFd for Uprobe {
     }
 }
 
-/// The descriptor of a map of the kinds that the program uses.
+/// The descriptor of a map of the kinds that programs use.
 fn descriptor(map: &Map) -> Option<RawFd> {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::ProgramArray(data) => {
-            Some(data.fd().as_fd().as_raw_fd())
-        }
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::ProgramArray(data)
+        | Map::RingBuf(data)
+        | Map::PerfEventArray(data)
+        | Map::SockHash(data)
+        | Map::SkStorage(data) => Some(data.fd().as_fd().as_raw_fd()),
         _ => None,
     }
+}
+
+/// Gives the kernel the types of the object's functions, without which it takes no program that
+/// hands a function to a helper, and none whose functions are verified by themselves.
+fn load_types(object: &mut Object) -> Result<OwnedFd> {
+    let features = aya::features().btf().context("the kernel knows no BTF")?;
+    let types = object.fixup_and_sanitize_btf(features)?.context("the object has no types")?;
+    let types = types.to_bytes();
+    let attr = BtfLoad {
+        btf: types.as_ptr() as u64,
+        log_buf: 0,
+        size: u32::try_from(types.len())?,
+        log_size: 0,
+        log_level: 0,
+        pad: 0,
+    };
+    // SAFETY: the types are alive, and as long as is said.
+    unsafe { bpf(BPF_BTF_LOAD, &attr) }.context("the kernel refused the programs' types")
 }
 
 /// bpf(2), with a command that makes a descriptor.

@@ -7,7 +7,7 @@ use tracewire_tests::grpc::{
 };
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::script::Load;
-use tracewire_tests::services::{Service, curl, free_port, nginx, node};
+use tracewire_tests::services::{Service, Wire, curl, free_port, nginx, node};
 use tracewire_tests::world::World;
 
 use crate::judge::{contexts, path};
@@ -33,7 +33,7 @@ impl Chain {
     /// Python, Go, Rust and Node.
     fn with_go(world: &World) -> Option<Self> {
         let program = go_program(world)?;
-        let leaf = node(world);
+        let leaf = node(world, &Wire::Plain);
         let rust = rust_server(world, Next::Http(leaf.port));
         let go = Go::Grpc.server(world, &program, Some(rust.port));
         let front = python_front(world, go.port);

@@ -1,0 +1,56 @@
+//! What both halves say to one another about TLS libraries.
+
+use crate::connection::Connection;
+
+/// A session of a TLS library, by the library's own pointer to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct SessionKey {
+    /// The process.
+    pub tgid: u64,
+    /// The address of the session, as an `SSL *`.
+    pub session: u64,
+}
+
+/// What is probed of a library: the cookie of a probe says which function it is at.
+///
+/// `int SSL_read(SSL *, void *buffer, int len)` and `SSL_write` answer the bytes that were
+/// taken; their other forms, with a `size_t *` for these as the last argument, answer 1 or 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Call {
+    /// `SSL_read`.
+    Read = 0,
+    /// `SSL_read_ex`.
+    ReadEx = 1,
+    /// `SSL_write`.
+    Write = 2,
+    /// `SSL_write_ex`.
+    WriteEx = 3,
+    /// `SSL_do_handshake`.
+    Handshake = 4,
+}
+
+/// The cookie of a probe at `SSL_free`, after which there is no session.
+pub const OVER_FREED: u64 = 0;
+/// Likewise at `SSL_clear`, after which the session is used for another connection.
+pub const OVER_CLEARED: u64 = 1;
+
+/// Sessions that are followed at once.
+pub const MAX_SESSIONS: usize = 65_536;
+
+/// A session of a TLS library. All zero is one about which nothing is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Session {
+    /// What is read of it; its cookie is that of the session's socket, 0 while that is not known.
+    pub connection: Connection,
+    /// Where the next byte that the process writes is in its stream.
+    pub written: u32,
+    /// Where the next byte that the process reads is in its stream.
+    pub read: u32,
+    /// Non-zero while no plaintext has gone by that was not read.
+    pub is_whole: u32,
+    /// Non-zero once there was plaintext.
+    pub has_text: u32,
+}

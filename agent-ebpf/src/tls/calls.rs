@@ -1,0 +1,255 @@
+//! Calls of a TLS library: what goes in, and what comes out.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::helpers::generated::{
+    bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user,
+};
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use tracewire_common::connection::{CONN_OPAQUE, Connection};
+use tracewire_common::counter::Counter;
+use tracewire_common::outcome::Role;
+use tracewire_common::tls::{Call, OVER_CLEARED, Session, SessionKey};
+
+use crate::socket::drive::{self, Piece};
+use crate::socket::{packets, receive};
+use crate::state::count;
+use crate::tls::plaintext::{ClientText, ServerText};
+use crate::tls::sessions;
+
+/// A call that a task is in.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Running {
+    /// The session's address.
+    session: u64,
+    /// The address of the buffer.
+    buffer: u64,
+    /// Where the library writes how many bytes it took; 0 if it answers that.
+    taken_at: u64,
+    /// [`Call`].
+    call: u64,
+}
+
+/// By task: the call that it is in.
+#[btf_map]
+static TLS_CALLS: HashMap<u32, Running, 16384, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// More than this in one call is no length.
+const MOST: u64 = 1 << 30;
+
+/// The session that a task is in a call for.
+#[inline(always)]
+pub(crate) fn session_at_work(tid: u32) -> Option<u64> {
+    // SAFETY: map memory, written to by the task alone.
+    unsafe { Some((*TLS_CALLS.get_ptr(tid)?).session) }
+}
+
+/// The task ends, maybe in the midst of a call.
+#[inline(always)]
+pub(crate) fn forget(tid: u32) {
+    if TLS_CALLS.get_ptr(tid).is_some() {
+        let _was_there = TLS_CALLS.remove(tid);
+    }
+}
+
+#[inline(always)]
+fn key_of(tgid: u32, session: u64) -> SessionKey {
+    SessionKey { tgid: tgid as u64, session }
+}
+
+/// `SSL_new` has made a session, or has failed.
+#[inline(always)]
+pub(crate) fn on_made(ctx: &RetProbeContext) {
+    let session: u64 = ctx.ret();
+    if session == 0 {
+        return;
+    }
+    // SAFETY: no arguments.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    let key = key_of(tgid, session);
+    sessions::end(&key);
+    let _is_counted = sessions::begin(&key, true);
+}
+
+/// `SSL_free` or `SSL_clear` was entered. Where others hold the session still, it is found in the
+/// middle. The library itself clears sessions as their handshakes begin.
+#[inline(always)]
+pub(crate) fn on_over(ctx: &ProbeContext) {
+    let Some(session) = ctx.arg::<u64>(0) else { return };
+    // SAFETY: no arguments.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    let key = key_of(tgid, session);
+    // SAFETY: the program's context.
+    let is_cleared = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } == OVER_CLEARED;
+    if !is_cleared {
+        return sessions::end(&key);
+    }
+    if let Some(session) = sessions::session(&key)
+        // SAFETY: map memory.
+        && unsafe { (*session).has_text } != 0
+    {
+        sessions::end(&key);
+        let _is_counted = sessions::begin(&key, true);
+    }
+}
+
+/// A task enters the library, for what [`Call`] says.
+#[inline(always)]
+pub(crate) fn on_entry(ctx: &ProbeContext) {
+    // SAFETY: the program's context; no arguments.
+    let (call, id) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), bpf_get_current_pid_tgid()) };
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let (Some(address), Some(buffer), Some(len), Some(taken_at)) =
+        (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2), ctx.arg::<u64>(3))
+    else {
+        return;
+    };
+    let key = key_of(tgid, address);
+    let session = match sessions::session(&key) {
+        Some(session) => session,
+        None => {
+            // A handshake comes before any plaintext.
+            let is_whole = call == Call::Handshake as u64;
+            let Some(session) = sessions::begin(&key, is_whole) else { return };
+            session
+        }
+    };
+    let is_ex = call == Call::ReadEx as u64 || call == Call::WriteEx as u64;
+    let running =
+        Running { session: address, buffer, taken_at: if is_ex { taken_at } else { 0 }, call };
+    if TLS_CALLS.insert(tid, running, 0).is_err() {
+        count(Counter::DropTlsCalls);
+        // What it reads or writes now would be missing.
+        return sessions::end(&key);
+    }
+    if call != Call::Write as u64 && call != Call::WriteEx as u64 {
+        return sessions::take_received(tid, &key, session);
+    }
+    // Where the other form has a `size_t` this has an `int`, and what is above that is anything.
+    let len = if is_ex { len } else { len & 0xffff_ffff };
+    if len == 0 || len > MOST {
+        return;
+    }
+    // Before the library has it: who receives it may do so before the call returns. What it does
+    // not take is written once more, and known then.
+    // SAFETY: map memory.
+    unsafe {
+        let seq = (*session).written;
+        read_text::<true>(session, id, buffer, len as u32, seq);
+    }
+}
+
+/// A task comes back from the library.
+#[inline(always)]
+pub(crate) fn on_return(ctx: &RetProbeContext) {
+    // SAFETY: no arguments.
+    let id = unsafe { bpf_get_current_pid_tgid() };
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let Some(running) = TLS_CALLS.get_ptr(tid) else { return };
+    // SAFETY: map memory, written to by the task alone, and copied before it is removed.
+    let running = unsafe { *running };
+    let _was_there = TLS_CALLS.remove(tid);
+    let answer = ctx.ret::<u64>() as i32;
+    if answer <= 0 || running.call == Call::Handshake as u64 {
+        return;
+    }
+    let mut taken = answer as u64;
+    if running.taken_at != 0 {
+        // SAFETY: the helper checks the address; the destination is a local of that length.
+        let failed = unsafe {
+            bpf_probe_read_user((&raw mut taken).cast(), 8, running.taken_at as *const _)
+        };
+        if failed != 0 {
+            taken = 0;
+        }
+    }
+    if taken == 0 || taken > MOST {
+        return;
+    }
+    let Some(session) = sessions::session(&key_of(tgid, running.session)) else { return };
+    let len = taken as u32;
+    // SAFETY: map memory.
+    unsafe {
+        if running.call == Call::Write as u64 || running.call == Call::WriteEx as u64 {
+            (*session).written = (*session).written.wrapping_add(len);
+            return;
+        }
+        let seq = (*session).read;
+        (*session).read = seq.wrapping_add(len);
+        if read_text::<false>(session, id, running.buffer, len, seq) {
+            receive::associate(&mut (*session).connection, tgid, tid);
+        }
+    }
+}
+
+/// Reads plaintext that the process writes (`WRITES`) or has read. Answers whether it was looked at.
+///
+/// # Safety
+///
+/// `session` must be live.
+#[inline(always)]
+unsafe fn read_text<const WRITES: bool>(
+    session: *mut Session,
+    task: u64,
+    buffer: u64,
+    len: u32,
+    seq: u32,
+) -> bool {
+    // SAFETY: the caller's promise; no arguments.
+    unsafe {
+        let connection: *mut Connection = &raw mut (*session).connection;
+        (*session).has_text = 1;
+        if (*connection).cookie == 0 {
+            // Whose plaintext it is, is not known.
+            (*session).is_whole = 0;
+            return false;
+        }
+        if (*connection).flags & CONN_OPAQUE != 0 {
+            return false;
+        }
+        (*connection).tgid = (task >> 32) as u32;
+        (*connection).tid = task as u32;
+        let piece =
+            Piece { source: buffer as *mut _, base: 0, len, seq, now: bpf_ktime_get_ns(), task };
+        if (*connection).role == Role::Unknown as u8 {
+            guess_role::<WRITES>(connection, buffer, len);
+        }
+        let role = (*connection).role;
+        if role == Role::Client as u8 {
+            if WRITES {
+                drive::read::<ClientText, true>(connection, &piece);
+            } else {
+                drive::read::<ClientText, false>(connection, &piece);
+            }
+        } else if role == Role::Server as u8 {
+            if WRITES {
+                drive::read::<ServerText, false>(connection, &piece);
+            } else {
+                drive::read::<ServerText, true>(connection, &piece);
+            }
+        }
+    }
+    true
+}
+
+/// The role of a process on a connection that is older than the agent, by what it says.
+///
+/// # Safety
+///
+/// `connection` must be live.
+#[inline(always)]
+unsafe fn guess_role<const WRITES: bool>(connection: *mut Connection, buffer: u64, len: u32) {
+    let mut front = 0u64;
+    if len < 8 {
+        return;
+    }
+    // SAFETY: the helper checks the address; the destination is a local of that length.
+    unsafe {
+        if bpf_probe_read_user((&raw mut front).cast(), 8, buffer as *const _) == 0 {
+            (*connection).role = packets::role_by_front(front, WRITES) as u8;
+        }
+    }
+}
