@@ -12,15 +12,15 @@ mod load;
 #[path = "../src/bin/causality/truth.rs"]
 mod truth;
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use asking::Clients;
 use backend::Backend;
 use load::{Load, PATTERNS, Pattern};
+use tracewire_tests::probes::{await_bytes_changed, bytes_changed};
 use tracewire_tests::services::{Service, free_port, start};
 use tracewire_tests::world::{World, is_control};
 use truth::{Spans, Verdict};
@@ -31,8 +31,6 @@ const REQUESTS: usize = 200;
 const WARMING: usize = 10_000_000;
 /// How long what goes on behind an answer may take.
 const AFTERMATH: Duration = Duration::from_millis(400);
-/// How long the agent may take to see a process, or to let go of one.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Builds the service, with more arguments. `None` where there is no Go.
 fn built(world: &World, arguments: &[&str]) -> Option<PathBuf> {
@@ -152,7 +150,7 @@ fn without_the_rule_no_process_is_probed() {
     let backend = Backend::start();
     let service = served(&world, &program, &backend);
     ask(service.port, &PATTERNS[0], WARMING, AT_ONCE, AT_ONCE);
-    assert_eq!(bytes_changed(process(&world)), 0);
+    assert_eq!(bytes_changed(process(&world), &program.to_string_lossy()), 0);
 }
 
 /// The one process in the world's cgroup.
@@ -166,40 +164,6 @@ fn process(world: &World) -> u32 {
     }
 }
 
-/// How many bytes of its code a process has other than its file: one for each probe.
-fn bytes_changed(pid: u32) -> usize {
-    let read = |path: String| File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let (memory, file) = (read(format!("/proc/{pid}/mem")), read(format!("/proc/{pid}/exe")));
-    let own = fs::read_link(format!("/proc/{pid}/exe")).expect("the process is there");
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process is there");
-    maps.lines()
-        .filter(|line| line.ends_with(&*own.to_string_lossy()))
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace();
-            let (from, to) = fields.next()?.split_once('-')?;
-            let is_code = fields.next()?.contains('x');
-            let number = |text| u64::from_str_radix(text, 16).ok();
-            let (from, to, offset) = (number(from)?, number(to)?, number(fields.next()?)?);
-            is_code.then_some((from, to - from, offset))
-        })
-        .map(|(address, len, offset)| {
-            let (mut left, mut right) = (vec![0; len as usize], vec![0; len as usize]);
-            memory.read_exact_at(&mut left, address).expect("code can be read");
-            let read = file.read_at(&mut right, offset).expect("the file can be read");
-            left.iter().zip(&right).take(read).filter(|(left, right)| left != right).count()
-        })
-        .sum()
-}
-
-/// Waits until so many bytes of a process's code are changed.
-fn await_bytes_changed(pid: u32, wanted: usize) {
-    let deadline = Instant::now() + PATIENCE;
-    while bytes_changed(pid) != wanted {
-        assert!(Instant::now() < deadline, "{} bytes, not {wanted}", bytes_changed(pid));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn a_process_has_no_probe_left_when_the_agent_stops_or_dies() {
     if is_control() {
@@ -207,13 +171,14 @@ fn a_process_has_no_probe_left_when_the_agent_stops_or_dies() {
     }
     let mut world = World::new();
     let Some(program) = built(&world, &[]) else { return };
+    let code = program.to_string_lossy();
     let backend = Backend::start();
     let service = served(&world, &program, &backend);
     let pid = process(&world);
-    assert_eq!(bytes_changed(pid), 0);
+    assert_eq!(bytes_changed(pid, &code), 0);
     for dies in [false, true] {
         world.start_agent(&[]);
-        await_bytes_changed(pid, 2);
+        await_bytes_changed(pid, &code, 2);
         // In the midst of requests.
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| {
@@ -229,7 +194,7 @@ fn a_process_has_no_probe_left_when_the_agent_stops_or_dies() {
             }
             asking.join().expect("the service answers all the while");
         });
-        await_bytes_changed(pid, 0);
+        await_bytes_changed(pid, &code, 0);
         ask(service.port, &PATTERNS[1], WARMING, 100, AT_ONCE);
     }
 }
@@ -241,12 +206,13 @@ fn other_processes_of_the_same_program_are_not_probed() {
     }
     let world = World::traced();
     let Some(program) = built(&world, &[]) else { return };
+    let code = program.to_string_lossy();
     let backend = Backend::start();
     let elsewhere = World::new();
     let (service, other) =
         (served(&world, &program, &backend), served(&elsewhere, &program, &backend));
-    await_bytes_changed(process(&world), 2);
+    await_bytes_changed(process(&world), &code, 2);
     ask(service.port, &PATTERNS[0], WARMING, AT_ONCE, AT_ONCE);
     ask(other.port, &PATTERNS[0], WARMING, AT_ONCE, AT_ONCE);
-    assert_eq!(bytes_changed(process(&elsewhere)), 0);
+    assert_eq!(bytes_changed(process(&elsewhere), &code), 0);
 }

@@ -189,7 +189,7 @@ impl Default for Case<'_> {
 fn are_whole(case: &Case<'_>) -> Counters {
     let requests = case.requests;
     let mut world = World::alone();
-    let wire = if case.is_tls { Wire::tls(&world) } else { Wire::Plain };
+    let wire = if case.is_tls { Wire::tls() } else { Wire::Plain };
     let without = {
         let stack = Stack::start(&world, &wire);
         stack.load(&world, requests)

@@ -1,5 +1,6 @@
 //! The agent under test: started, watched until it is ready, and stopped.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -73,18 +74,19 @@ impl Agent {
         Self { process }
     }
 
-    /// Waits until so many more TLS libraries are probed, each in one process; asks for
+    /// Waits until so many TLS libraries were probed, each in one process; asks for
     /// `--log-level debug`.
     ///
     /// # Panics
     ///
     /// If they are not.
     pub fn wait_probed(&self, libraries: usize) {
-        for number in 0..libraries {
-            let probed =
-                self.process.wait_stderr(patient(READY_LIMIT), |line| line.contains("TLS library"));
-            assert!(probed.is_some(), "{number} of {libraries}\n{}", self.process.output());
-        }
+        let probed = Cell::new(0);
+        let found = self.process.wait_stderr(patient(READY_LIMIT), |line| {
+            probed.set(probed.get() + usize::from(line.contains("TLS library")));
+            probed.get() == libraries
+        });
+        assert!(found.is_some(), "not {libraries} libraries\n{}", self.process.output());
     }
 
     /// Stops the agent in good order; gives its counters.

@@ -170,7 +170,7 @@ impl Process {
         line[word.len()..].trim().to_owned()
     }
 
-    /// Waits for a line of standard error that `matches`.
+    /// Waits for a line of standard error that `matches`. Each line is asked about once, in order.
     pub fn wait_stderr(&self, limit: Duration, matches: impl Fn(&str) -> bool) -> Option<String> {
         self.stderr.wait(limit, matches)
     }

@@ -38,6 +38,11 @@ impl Service {
         text.lines().map(split).collect()
     }
 
+    /// The process that was started.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// What the service has said so far.
     pub fn output(&self) -> String {
         self.process.output()
@@ -54,39 +59,15 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// TLS, with a certificate for this machine that was just made.
-    ///
-    /// # Panics
-    ///
-    /// If `openssl` is missing or fails.
-    pub fn tls(world: &World) -> Self {
-        let directory = world.scratch();
-        let mut command = Command::new("openssl");
-        command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
-        command.args(["-subj", "/CN=localhost", "-addext"]);
-        command.arg("subjectAltName=DNS:localhost,IP:127.0.0.1");
-        command.arg("-keyout").arg(directory.join("key.pem"));
-        command.arg("-out").arg(directory.join("certificate.pem"));
-        let made = command.output().unwrap_or_else(|error| panic!("openssl: {error}"));
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Self::Tls(directory)
+    /// TLS, with the tests' own certificate for the loopback address.
+    pub fn tls() -> Self {
+        Self::Tls(source("tls"))
     }
 
     /// Tells a service, by its environment.
     pub fn tell(&self, command: &mut Command) {
         if let Self::Tls(directory) = self {
             command.env("TLS", directory);
-        }
-    }
-
-    /// What nginx is to be told to serve it so.
-    pub fn nginx_server(&self) -> String {
-        match self {
-            Self::Plain => String::new(),
-            Self::Tls(directory) => {
-                let at = directory.display();
-                format!("ssl_certificate {at}/certificate.pem; ssl_certificate_key {at}/key.pem;")
-            }
         }
     }
 }
@@ -179,8 +160,8 @@ pub fn nginx(world: &World, upstream: Option<u16>, server: &str) -> Service {
 pub const PROXY: &str = "location / { proxy_pass http://next; proxy_http_version 1.1; \
                          proxy_set_header Connection \"\"; }";
 
-/// Python, with one of the services here.
-fn interpreter(name: &str) -> Command {
+/// Python, with one of the programs in `services`.
+pub fn interpreter(name: &str) -> Command {
     // A version manager's shim would run a shell first; the system's own is plain.
     let system = Path::new("/usr/bin/python3");
     let mut command = Command::new(if system.exists() { system } else { Path::new("python3") });

@@ -404,15 +404,21 @@ pub(crate) unsafe fn load<S: Source>(drive: &mut Drive, at: u32) -> bool {
 #[inline(always)]
 fn is_tls_record(drive: &Drive) -> bool {
     // SAFETY: the claimed buffer; what it holds beyond what was loaded is no secret here.
-    let first = unsafe { (&raw const (*drive.scratch).window).cast::<u32>().read_volatile() };
-    is_tls_front(first as u64)
+    is_tls_front(unsafe { (&raw const (*drive.scratch).window).cast::<u64>().read_volatile() })
 }
 
 /// Whether bytes, of which the first is the lowest of the number, start as a record of TLS does: a
-/// type from 20 to 23, and version 3 of SSL, of which all of TLS are revisions.
+/// type from 20 to 23, version 3 of SSL, of which all of TLS are revisions, and a length of no more
+/// than TLS 1.2 allows.
 #[inline(always)]
 pub(crate) fn is_tls_front(first: u64) -> bool {
-    (first & 0xfc) == 0x14 && (first >> 8) & 0xff == 3 && (first >> 16) & 0xff <= 4
+    const LONGEST: u32 = (1 << 14) + 2048;
+    let front = (first as u32).swap_bytes();
+    let len = (front & 0xff) << 8 | (first >> 32) as u32 & 0xff;
+    front >> 26 == 0x14 >> 2
+        && (front >> 16) & 0xff == 3
+        && (front >> 8) & 0xff <= 4
+        && len <= LONGEST
 }
 
 /// The bytes are no message of HTTP/1.x.
@@ -423,7 +429,10 @@ fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
     drive.stop = 1;
     let never_was_http = connection.opened == 0 && connection.overflow == 0;
     if never_was_http && is_tls_record(drive) {
+        // Also in the middle: those who look at its plaintext want to know at once.
         connection.flags |= CONN_TLS;
+        ending::make_opaque(connection);
+        return;
     }
     if REQUESTS && never_was_http && !stream.http1.is_tentative() {
         ending::make_opaque(connection);

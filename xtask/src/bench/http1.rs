@@ -101,8 +101,8 @@ impl rounds::Case for Case {
 
     fn load(self, place: &Place, port: u16, span: Duration) -> Result<Load> {
         match self {
-            Self::Hello => load::saturate(port, CONNECTIONS, span, Some(&place.cgroup)),
-            Self::Proxy => load::saturate(port, CONNECTIONS, span, None),
+            Self::Hello => load::saturate("http", port, CONNECTIONS, span, Some(&place.cgroup)),
+            Self::Proxy => load::saturate("http", port, CONNECTIONS, span, None),
             Self::Rate20k => {
                 let log = place.scratch.path().join("h2load.log");
                 load::at_rate(port, RATE, CONNECTIONS, span, &place.cgroup, &log)

@@ -28,6 +28,7 @@ pub(super) struct Load {
 ///
 /// If it fails, or an answer was an error.
 pub(super) fn saturate(
+    scheme: &str,
     port: u16,
     connections: u32,
     span: Duration,
@@ -37,7 +38,7 @@ pub(super) fn saturate(
     command
         .args(["--latency", "--threads", "1", "--connections", &connections.to_string()])
         .args(["--duration", &format!("{}s", span.as_secs().max(1))])
-        .arg(format!("http://127.0.0.1:{port}/"));
+        .arg(format!("{scheme}://127.0.0.1:{port}/"));
     if let Some(cgroup) = cgroup {
         cgroup.join(&mut command);
     }

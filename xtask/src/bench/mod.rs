@@ -7,6 +7,7 @@ mod kernel_time;
 mod load;
 mod rounds;
 mod row;
+mod tls;
 mod usage;
 
 use anyhow::Result;
@@ -20,6 +21,8 @@ pub(crate) enum Bench {
     Http1(http1::Arguments),
     /// HTTP/2 and gRPC: h2load on nghttpd, and calls between tonic and tonic
     Grpc(grpc::Arguments),
+    /// HTTP/1.1 over TLS, through nginx
+    Tls(tls::Arguments),
 }
 
 /// Runs a bench.
@@ -31,5 +34,6 @@ pub(crate) fn run(bench: &Bench, source: toolchain::Source) -> Result<()> {
     match bench {
         Bench::Http1(arguments) => http1::run(arguments, source),
         Bench::Grpc(arguments) => grpc::run(arguments, source),
+        Bench::Tls(arguments) => tls::run(arguments, source),
     }
 }

@@ -44,6 +44,7 @@ const SMOKE: &[(&str, &str)] = &[
     ("life_cycle", "a_program_that_sizes_its_reads_by_fionread_gets_everything"),
     ("life_cycle", "connections_older_than_the_agent_are_read_and_given_headers"),
     ("usage", "a_stopped_agent_leaves_nothing"),
+    ("tls", "one_request_over_tls_is_one_trace"),
     ("handover", "pipelined_requests_are_joined_each_to_its_own"),
     ("handover", "by_itself_the_agent_writes_only_where_that_harms_no_connection"),
 ];

@@ -1,0 +1,290 @@
+//! Requests over TLS: read in the library, for as long as that harms nobody.
+
+use std::process::Command;
+use std::time::Duration;
+
+use tracewire_tests::otlp::{Kind, Span, describe};
+use tracewire_tests::probes::{await_bytes_changed, bytes_changed};
+use tracewire_tests::script::{Load, Script};
+use tracewire_tests::services::{
+    PROXY, Wire, curl, free_port, interpreter, nginx, node, python, start,
+};
+use tracewire_tests::world::{World, is_control};
+
+/// Libraries are said to be probed at this level, each in each process.
+const TALKATIVE: [&str; 2] = ["--log-level", "debug"];
+
+/// The library of Python and nginx, by the end of its path.
+const LIBRARY: &str = "/libssl.so.3";
+
+/// How long a client may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A client of `leaf.js` with so many threads and requests in each.
+fn asking(wire: &Wire, port: u16, threads: usize, requests: usize) -> Command {
+    let mut command = interpreter("tls/ask.py");
+    wire.tell(&mut command);
+    command.env("PORT", port.to_string()).env("THREADS", threads.to_string());
+    command.env("REQUESTS", requests.to_string());
+    command
+}
+
+fn echo(wire: &Wire, port: u16) -> Command {
+    let mut command = interpreter("tls/echo.py");
+    wire.tell(&mut command);
+    command.env("PORT", port.to_string());
+    command
+}
+
+fn of_kind(spans: &[Span], kind: Kind) -> Vec<&Span> {
+    spans.iter().filter(|span| span.kind == kind).collect()
+}
+
+/// Whether this kernel can put probes in processes without `CAP_SYS_ADMIN` (6.6).
+fn can_probe() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 6),
+        _ => panic!("{release:?} is no version"),
+    }
+}
+
+#[test]
+fn one_request_over_tls_is_one_trace() {
+    let mut world = World::new();
+    let wire = Wire::tls();
+    let leaf = node(&world, &wire);
+    let middle = python(&world, leaf.port, &wire);
+    let proxy = PROXY.replace("http://next", "https://next");
+    let front = nginx(&world, Some(middle.port), &proxy);
+    if !is_control() {
+        world.start_agent(&[]);
+    }
+    let url = format!("http://127.0.0.1:{}/one?secret=1", front.port);
+    assert_eq!(curl(&world, &[&url]), "middle leaf /one?secret=1\n0 bytes");
+    let Some(outcome) = world.stop_agent() else { return };
+    let spans = &outcome.spans;
+    if !can_probe() {
+        // What is in plain text has its spans all the same.
+        assert_eq!(spans.len(), 2, "{}", describe(spans));
+        return;
+    }
+    assert_eq!(spans.len(), 6, "{}", describe(spans));
+    assert!(spans.iter().all(|span| span.trace_id == spans[0].trace_id), "{}", describe(spans));
+    let https: Vec<&Span> = spans
+        .iter()
+        .filter(|span| {
+            span.attribute("url.scheme") == "https"
+                || span.attribute("url.full").starts_with("https://")
+        })
+        .collect();
+    assert_eq!(https.len(), 4, "{}", describe(spans));
+    for span in https {
+        assert_eq!((span.status(), span.path()), ("200", "/one"), "{span:?}");
+        if span.kind == Kind::Client {
+            let port = span.attribute("server.port").parse();
+            assert!(port == Ok(middle.port) || port == Ok(leaf.port), "{span:?}");
+            assert_eq!(span.attribute("tracewire.propagation"), "encrypted", "{span:?}");
+        } else {
+            assert_eq!(span.attribute("tracewire.correlation"), "local", "{span:?}");
+        }
+    }
+}
+
+#[test]
+fn threads_that_call_the_library_at_once_get_what_they_ask_for_and_each_request_two_spans() {
+    const THREADS: usize = 8;
+    const REQUESTS: usize = 250;
+    let mut world = World::traced_with(&TALKATIVE);
+    let wire = Wire::tls();
+    let leaf = node(&world, &wire);
+    let mut command = asking(&wire, leaf.port, THREADS, REQUESTS + 1);
+    command.env("GATE", "1");
+    let mut client = world.start(command);
+    client.wait_line_for("gate", LIMIT);
+    if let Some(agent) = world.agent() {
+        agent.wait_probed(2);
+    }
+    client.tell("");
+    client.wait_line_for("asked", LIMIT);
+    drop(client);
+    let Some(outcome) = world.stop_agent() else { return };
+    for kind in [Kind::Client, Kind::Server] {
+        for thread in 0..THREADS {
+            // The first one was, or was not, before the library was probed, and then the answer to
+            // the second tells whose the session is.
+            for number in 2..=REQUESTS {
+                let path = format!("/{thread}/{number}");
+                let mut found =
+                    outcome.spans.iter().filter(|span| span.kind == kind && span.path() == path);
+                let (Some(span), None) = (found.next(), found.next()) else {
+                    panic!("not one {kind:?} span of {path}: {:?}", outcome.counters);
+                };
+                let size = (thread * 7919 + number * 997) % 50_000;
+                assert_eq!(span.attribute("http.request.body.size"), size.to_string(), "{span:?}");
+                assert_eq!(span.status(), "200", "{span:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sessions_older_than_the_agent_are_read_and_not_joined() {
+    const BEFORE: usize = 5;
+    const AFTER: usize = 20;
+    let mut world = World::new();
+    let wire = Wire::tls();
+    let leaf = node(&world, &wire);
+    let mut command = asking(&wire, leaf.port, 1, BEFORE + AFTER);
+    command.env("GATE", BEFORE.to_string());
+    let mut client = world.start(command);
+    client.wait_line_for("gate", LIMIT);
+    if !is_control() {
+        world.start_agent(&[]);
+    }
+    client.tell("");
+    client.wait_line_for("asked", LIMIT);
+    drop(client);
+    let Some(outcome) = world.stop_agent() else { return };
+    let spans = &outcome.spans;
+    // Whose the session is, is learned from the first answer, and by the server from its request.
+    assert!(of_kind(spans, Kind::Client).len() >= AFTER - 1, "{}", describe(spans));
+    assert!(of_kind(spans, Kind::Server).len() >= AFTER - 1, "{}", describe(spans));
+    for span in spans {
+        assert_eq!((span.status(), span.parent.as_str()), ("200", ""), "{}", describe(spans));
+    }
+}
+
+#[test]
+fn what_goes_through_memory_is_read_whole() {
+    const CONNECTIONS: usize = 3;
+    const SIZES: [u64; 8] = [0, 1, 5, 16_383, 16_384, 16_385, 100_000, 3_000_000];
+    let mut world = World::traced_with(&TALKATIVE);
+    let wire = Wire::tls();
+    let port = free_port();
+    let _server = start(&world, echo(&wire, port), port, world.scratch());
+    let mut command = echo(&wire, port);
+    command.env("ASK", CONNECTIONS.to_string());
+    let mut client = world.start(command);
+    client.wait_line_for("ready", LIMIT);
+    if let Some(agent) = world.agent() {
+        agent.wait_probed(2);
+    }
+    client.tell("");
+    client.wait_line_for("asked", LIMIT);
+    drop(client);
+    let Some(outcome) = world.stop_agent() else { return };
+    let spans = &outcome.spans;
+    assert_eq!(spans.len(), 2 * CONNECTIONS * SIZES.len(), "{}", describe(spans));
+    for client in of_kind(spans, Kind::Client) {
+        let size = client.path().rsplit('/').next().unwrap_or_default();
+        assert_eq!(client.attribute("http.request.body.size"), size, "{client:?}");
+        assert_eq!(client.attribute("http.response.body.size"), size, "{client:?}");
+        let mut servers = spans.iter().filter(|span| span.parent == client.span_id);
+        let (Some(server), None) = (servers.next(), servers.next()) else {
+            panic!("not one server span below {client:?}: {}", describe(spans));
+        };
+        assert_eq!(server.path(), client.path());
+        assert_eq!(server.attribute("http.request.body.size"), size, "{server:?}");
+        assert_eq!(server.attribute("http.response.body.size"), size, "{server:?}");
+    }
+}
+
+#[test]
+fn calls_in_the_library_survive_agents_that_stop_or_are_killed() {
+    let mut world = World::alone();
+    let wire = Wire::tls();
+    let leaf = node(&world, &wire);
+    let middle = python(&world, leaf.port, &wire);
+    let front = nginx(&world, Some(middle.port), &PROXY.replace("http://next", "https://next"));
+    for dies in [true, false, true, false] {
+        if !is_control() {
+            world.start_agent(&[]);
+        }
+        let load = Load {
+            to: ([127, 0, 0, 1], front.port).into(),
+            path: "/item".into(),
+            threads: 16,
+            requests: 2000,
+            limit_ms: 60_000,
+        };
+        let loading = world.peer(|_| Script::Load(load));
+        std::thread::sleep(Duration::from_millis(500));
+        if dies {
+            world.kill_agent();
+        } else {
+            drop(world.take_agent().map(|agent| agent.stop_with_log()));
+        }
+        let report = loading.report();
+        assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", middle.output());
+        assert_eq!(report.requests, 2000);
+        assert!(report.longest_ms < 1000, "{report:?}");
+    }
+}
+
+#[test]
+fn processes_are_probed_in_scope_only_and_only_while_the_agent_runs() {
+    if is_control() {
+        return;
+    }
+    let mut world = World::new();
+    let wire = Wire::tls();
+    let inside = python(&world, free_port(), &wire);
+    let elsewhere = World::new();
+    let outside = python(&elsewhere, free_port(), &wire);
+    for dies in [false, true] {
+        world.start_agent(&[]);
+        // `SSL_new`, `SSL_free`, `SSL_clear`, `SSL_do_handshake`, two to read and two to write.
+        await_bytes_changed(inside.id(), LIBRARY, 8);
+        assert_eq!(bytes_changed(outside.id(), LIBRARY), 0);
+        if dies {
+            world.kill_agent();
+        } else {
+            drop(world.take_agent().map(|agent| agent.stop_with_log()));
+        }
+        await_bytes_changed(inside.id(), LIBRARY, 0);
+    }
+    world.start_agent(&["--tls", "off"]);
+    assert_eq!(bytes_changed(inside.id(), LIBRARY), 0);
+}
+
+#[test]
+fn without_tls_to_be_read_there_are_no_spans_of_it() {
+    let mut world = World::new();
+    let wire = Wire::tls();
+    let leaf = node(&world, &wire);
+    if !is_control() {
+        world.start_agent(&["--tls", "off"]);
+    }
+    let client = world.start(asking(&wire, leaf.port, 1, 3));
+    client.wait_line_for("asked", LIMIT);
+    drop(client);
+    let Some(outcome) = world.stop_agent() else { return };
+    assert!(outcome.spans.is_empty(), "{}", describe(&outcome.spans));
+    assert_eq!(outcome.counters.get("tls_sessions"), None);
+}
+
+#[test]
+fn what_was_encrypted_is_in_no_span_and_no_log() {
+    const SECRET: &str = "Bearer-hunter2-encrypted";
+    let mut world = World::traced_with(&["--log-level", "trace"]);
+    let wire = Wire::tls();
+    let leaf = node(&world, &wire);
+    let mut command = asking(&wire, leaf.port, 1, 20);
+    command.env("GATE", "1").env("SECRET", SECRET);
+    let mut client = world.start(command);
+    client.wait_line_for("gate", LIMIT);
+    if let Some(agent) = world.agent() {
+        agent.wait_probed(2);
+    }
+    client.tell("");
+    client.wait_line_for("asked", LIMIT);
+    drop(client);
+    let Some(agent) = world.take_agent() else { return };
+    let (counters, log) = agent.stop_with_log();
+    let spans = world.sink.spans();
+    assert!(spans.len() >= 2 * 18, "{counters:?}, {}", describe(&spans));
+    assert!(!log.contains(SECRET), "{log}");
+    assert!(!format!("{spans:?}").contains(SECRET), "{}", describe(&spans));
+}
