@@ -29,12 +29,13 @@ pub enum Call {
     WriteEx = 3,
     /// `SSL_do_handshake`.
     Handshake = 4,
+    /// `SSL_new`, of which the end is of interest.
+    New = 5,
+    /// `SSL_free`, after which there is no session.
+    Free = 6,
+    /// `SSL_clear`, after which the session is used for another connection.
+    Clear = 7,
 }
-
-/// The cookie of a probe at `SSL_free`, after which there is no session.
-pub const OVER_FREED: u64 = 0;
-/// Likewise at `SSL_clear`, after which the session is used for another connection.
-pub const OVER_CLEARED: u64 = 1;
 
 /// Sessions that are followed at once.
 pub const MAX_SESSIONS: usize = 65_536;

@@ -13,8 +13,7 @@
 //! | `associate_receiver` | tracepoint `sock_recv_length` or `tcp_rcv_space_adjust` | learns which task works on which exchange |
 //! | `inherit_activity`, `note_exec`, `forget_task` | tracepoints `sched_process_*` | birth, new program and end of tasks |
 //! | `note_go_call`, `note_go_birth` | uprobes in Go programs | calls of the HTTP client; births of goroutines |
-//! | `note_tls_session`, `forget_tls_session` | uprobes in TLS libraries | sessions as they are made and freed |
-//! | `read_tls_entry`, `read_tls_return` | likewise | reads the plaintext that goes in and comes out |
+//! | `read_tls_entry`, `read_tls_return` | uprobes in TLS libraries | sessions as they are made and freed; the plaintext that goes in and comes out |
 
 #![no_std]
 #![no_main]
@@ -156,20 +155,6 @@ fn note_go_call(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn note_go_birth(ctx: ProbeContext) -> u32 {
     golang::on_birth(&ctx);
-    0
-}
-
-#[uretprobe]
-fn note_tls_session(ctx: RetProbeContext) -> u32 {
-    tls::calls::on_made(&ctx);
-    golang::keep_own_stack(&ctx);
-    0
-}
-
-#[uprobe]
-fn forget_tls_session(ctx: ProbeContext) -> u32 {
-    tls::calls::on_over(&ctx);
-    golang::keep_own_stack(&ctx);
     0
 }
 

@@ -11,7 +11,7 @@ use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use tracewire_common::connection::{CONN_OPAQUE, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::Role;
-use tracewire_common::tls::{Call, OVER_CLEARED, Session, SessionKey};
+use tracewire_common::tls::{Call, Session, SessionKey};
 
 use crate::socket::drive::{self, Piece};
 use crate::socket::{packets, receive};
@@ -62,37 +62,27 @@ fn key_of(tgid: u32, session: u64) -> SessionKey {
 
 /// `SSL_new` has made a session, or has failed.
 #[inline(always)]
-pub(crate) fn on_made(ctx: &RetProbeContext) {
-    let session: u64 = ctx.ret();
-    if session == 0 {
-        return;
+fn made(tgid: u32, session: u64) {
+    if session != 0 {
+        let key = key_of(tgid, session);
+        sessions::end(&key);
+        let _is_counted = sessions::begin(&key, true);
     }
-    // SAFETY: no arguments.
-    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    let key = key_of(tgid, session);
-    sessions::end(&key);
-    let _is_counted = sessions::begin(&key, true);
 }
 
-/// `SSL_free` or `SSL_clear` was entered. Where others hold the session still, it is found in the
+/// A session is freed or cleared. Where others hold one that is freed still, it is found in the
 /// middle. The library itself clears sessions as their handshakes begin.
 #[inline(always)]
-pub(crate) fn on_over(ctx: &ProbeContext) {
-    let Some(session) = ctx.arg::<u64>(0) else { return };
-    // SAFETY: no arguments.
-    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    let key = key_of(tgid, session);
-    // SAFETY: the program's context.
-    let is_cleared = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } == OVER_CLEARED;
+fn over(key: &SessionKey, is_cleared: bool) {
     if !is_cleared {
-        return sessions::end(&key);
+        return sessions::end(key);
     }
-    if let Some(session) = sessions::session(&key)
+    if let Some(session) = sessions::session(key)
         // SAFETY: map memory.
         && unsafe { (*session).has_text } != 0
     {
-        sessions::end(&key);
-        let _is_counted = sessions::begin(&key, true);
+        sessions::end(key);
+        let _is_counted = sessions::begin(key, true);
     }
 }
 
@@ -107,6 +97,17 @@ pub(crate) fn on_entry(ctx: &ProbeContext) {
     else {
         return;
     };
+    if call >= Call::Free as u64 {
+        return over(&key_of(tgid, address), call == Call::Clear as u64);
+    }
+    if let Some(outer) = session_at_work(tid) {
+        if outer == address && call == Call::Handshake as u64 {
+            // BoringSSL's own, in the midst of a read or a write.
+            return;
+        }
+        // A call for another session, whose end will find nothing here: what it takes is not known.
+        sessions::end(&key_of(tgid, outer));
+    }
     let key = key_of(tgid, address);
     let session = match sessions::session(&key) {
         Some(session) => session,
@@ -148,9 +149,17 @@ pub(crate) fn on_return(ctx: &RetProbeContext) {
     // SAFETY: no arguments.
     let id = unsafe { bpf_get_current_pid_tgid() };
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    // SAFETY: the program's context.
+    let call = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    if call == Call::New as u64 {
+        return made(tgid, ctx.ret());
+    }
     let Some(running) = TLS_CALLS.get_ptr(tid) else { return };
     // SAFETY: map memory, written to by the task alone, and copied before it is removed.
     let running = unsafe { *running };
+    if call != running.call {
+        return;
+    }
     let _was_there = TLS_CALLS.remove(tid);
     let answer = ctx.ret::<u64>() as i32;
     if answer <= 0 || running.call == Call::Handshake as u64 {

@@ -51,8 +51,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("keep_readable", "keep FIONREAD right on enrolled sockets"),
     (goroutines::CALL, "tell which goroutine makes a call"),
     (goroutines::BIRTH, "tell for which request a goroutine was made"),
-    (tls::MADE, "follow sessions of TLS libraries from their start"),
-    (tls::OVER, "forget sessions of TLS libraries"),
     (tls::ENTRY, "read what is given to TLS libraries"),
     (tls::RETURN, "read what TLS libraries give"),
     ("track_connection", "follow connections"),
@@ -63,8 +61,7 @@ const FOR_PROPAGATION: &[&str] =
     &["rewrite_request", "rewrite_stage", HTTP2_REWRITE, "keep_readable"];
 
 /// Programs that are loaded by themselves, and attached where processes have what they are for.
-const FOR_PROCESSES: &[&str] =
-    &[goroutines::CALL, goroutines::BIRTH, tls::MADE, tls::OVER, tls::ENTRY, tls::RETURN];
+const FOR_PROCESSES: &[&str] = &[goroutines::CALL, goroutines::BIRTH, tls::ENTRY, tls::RETURN];
 
 /// Whether a program could be loaded.
 #[derive(Debug)]

@@ -10,41 +10,42 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
-use tracewire_common::tls::{Session, SessionKey};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tracewire_common::tls::{Call, Session, SessionKey};
 
 use super::load::Shared;
 use super::scope::Scope;
 use super::seccomp;
-use super::uprobes::{Place, Uprobe};
+use super::uprobes::{Closer, Place, Uprobe};
 use crate::tls::{self, TlsLibrary};
 
-/// The programs that follow sessions, and read what goes into and comes out of libraries.
-pub(super) const MADE: &str = "note_tls_session";
-pub(super) const OVER: &str = "forget_tls_session";
+/// The programs that read what goes into and comes out of libraries.
 pub(super) const ENTRY: &str = "read_tls_entry";
 pub(super) const RETURN: &str = "read_tls_return";
 
 /// When after its start a process is looked at: the loader maps libraries within the first
 /// milliseconds, interpreters load theirs when they come to it, and nothing tells when.
-const LOOKS: [Duration; 10] = [
+const LOOKS: [Duration; 7] = [
     Duration::ZERO,
-    Duration::from_millis(1),
-    Duration::from_millis(2),
-    Duration::from_millis(4),
+    Duration::from_millis(3),
     Duration::from_millis(10),
-    Duration::from_millis(30),
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_millis(1000),
+    Duration::from_millis(40),
+    Duration::from_millis(150),
+    Duration::from_millis(600),
     Duration::from_millis(3000),
 ];
 /// Looks at once; others wait until there is time again.
 const MOST_LOOKS: usize = 64;
 /// Files whose inspection is remembered. When there are more all are forgotten.
 const REMEMBERED: usize = 4096;
+/// For how long a file is taken for no library by its number alone, which may be another's after that.
+const PLAIN: Duration = Duration::from_secs(60);
 
 /// A file as it is now: device, inode, and the time of its last change in ns.
 type Identity = (u64, u64, i128);
+
+/// Device and inode, as a process's map of memory has them.
+type FileNumber = (u64, u64);
 
 /// The processes in scope that use TLS libraries.
 pub(super) struct TlsProcesses {
@@ -52,15 +53,17 @@ pub(super) struct TlsProcesses {
     processes: HashMap<MapData, u32, u8>,
     sessions: HashMap<MapData, Shared<SessionKey>, Shared<Session>>,
     remembered: StdHashMap<Identity, Option<Arc<TlsLibrary>>>,
+    /// Files that are no libraries, since some time.
+    plain: HashSet<FileNumber>,
+    plain_since: Instant,
     running: StdHashMap<u32, Process>,
+    closer: Closer,
     /// Looks that are due: when, at whom, and the how manieth it is.
     due: BTreeSet<(Instant, u32, usize)>,
 }
 
 /// The programs, as the kernel has taken them.
 pub(super) struct Programs {
-    made: Uprobe,
-    over: Uprobe,
     entry: Uprobe,
     back: Uprobe,
 }
@@ -68,8 +71,8 @@ pub(super) struct Programs {
 /// A process. The probes in it go with this.
 #[derive(Default)]
 struct Process {
-    /// Files that were looked at: device and inode, as the process's map of memory has them.
-    seen: HashSet<(String, u64)>,
+    /// Libraries that were found in it.
+    libraries: Vec<FileNumber>,
     probes: Vec<OwnedFd>,
 }
 
@@ -87,15 +90,18 @@ impl TlsProcesses {
             processes: HashMap::try_from(map("TLS_PROCESSES")?)?,
             sessions: HashMap::try_from(map("TLS_SESSIONS")?)?,
             remembered: StdHashMap::new(),
+            plain: HashSet::new(),
+            plain_since: Instant::now(),
             running: StdHashMap::new(),
+            closer: Closer::default(),
             due: BTreeSet::new(),
         })
     }
 
     /// The programs that this kernel has taken.
     pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
-        let Programs { made, over, entry, back } = &self.programs;
-        [(MADE, made), (OVER, over), (ENTRY, entry), (RETURN, back)].into_iter()
+        let Programs { entry, back } = &self.programs;
+        [(ENTRY, entry), (RETURN, back)].into_iter()
     }
 
     /// A process runs a new program, or was made by one that uses TLS.
@@ -152,6 +158,10 @@ impl TlsProcesses {
         for pid in gone {
             self.forget(pid);
         }
+        if self.plain_since.elapsed() > PLAIN {
+            self.plain.clear();
+            self.plain_since = Instant::now();
+        }
         for &pid in now.iter().filter(|&&pid| !is_excluded(pid)) {
             self.look_at(pid);
         }
@@ -171,6 +181,7 @@ impl TlsProcesses {
         if process.probes.is_empty() {
             return;
         }
+        self.closer.close(process.probes);
         let _gone_already = self.processes.remove(&pid);
         let of_process = |key: &Shared<SessionKey>| key.0.tgid == u64::from(pid);
         let left: Vec<_> = self.sessions.keys().flatten().filter(of_process).collect();
@@ -183,11 +194,15 @@ impl TlsProcesses {
     /// process is there.
     fn look_at(&mut self, pid: u32) -> bool {
         let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) else { return false };
-        for mapped in maps.lines().filter_map(Mapped::parse) {
-            let process = self.running.entry(pid).or_default();
-            if process.seen.insert((mapped.device.to_owned(), mapped.inode)) {
-                self.look_into(pid, &mapped);
-            }
+        let process = self.running.entry(pid).or_default();
+        let news: Vec<Mapped<'_>> = maps
+            .lines()
+            .filter_map(Mapped::parse)
+            .filter(|mapped| !self.plain.contains(&mapped.number))
+            .filter(|mapped| !process.libraries.contains(&mapped.number))
+            .collect();
+        for mapped in news {
+            self.look_into(pid, &mapped);
         }
         true
     }
@@ -200,8 +215,17 @@ impl TlsProcesses {
         let is_new = !self.remembered.contains_key(&identity);
         let library =
             self.remembered.entry(identity).or_insert_with(|| tls::inspect(&file).map(Arc::new));
-        let Some(library) = library.clone() else { return };
+        let Some(library) = library.clone() else {
+            self.plain.insert(mapped.number);
+            return;
+        };
         let path = mapped.path;
+        let process = self.running.entry(pid).or_default();
+        // Several parts of a file may be mapped to run.
+        if process.libraries.contains(&mapped.number) {
+            return;
+        }
+        process.libraries.push(mapped.number);
         match self.programs.attach(&file, &library, pid) {
             Ok(probes) => {
                 if let Err(error) = self.processes.insert(pid, 1, 0) {
@@ -223,18 +247,25 @@ impl TlsProcesses {
     }
 }
 
+impl Drop for TlsProcesses {
+    fn drop(&mut self) {
+        self.closer.close(self.running.drain().flat_map(|(_, process)| process.probes).collect());
+    }
+}
+
 impl Programs {
     /// Loads them; `None`, and a warning, where the kernel has no such probes.
     pub(super) fn load(ebpf: &Ebpf, object: &[u8]) -> Option<Self> {
+        raise_open_files();
         let load =
             |name| Uprobe::load(ebpf, object, name).with_context(|| format!("program {name}"));
-        let programs = load(MADE).and_then(|made| {
-            match seccomp::is_safe_from(&made) {
+        let programs = load(RETURN).and_then(|back| {
+            match seccomp::is_safe_from(&back) {
                 Ok(true) => {}
                 Ok(false) => bail!("this kernel ends processes that filter their system calls when the end of a function is probed: it has to be updated (6.11 to 6.13 are concerned)"),
                 Err(error) => bail!("it cannot be tried whether probes harm processes: {error}"),
             }
-            Ok(Self { made, over: load(OVER)?, entry: load(ENTRY)?, back: load(RETURN)? })
+            Ok(Self { entry: load(ENTRY)?, back })
         });
         programs
             .inspect_err(|error| {
@@ -245,28 +276,28 @@ impl Programs {
     }
 
     fn attach(&self, file: &File, library: &TlsLibrary, pid: u32) -> std::io::Result<Vec<OwnedFd>> {
-        let place = |(offset, cookie)| Place { offset, cookie };
-        let made: Vec<Place> = library.made.iter().map(|&offset| place((offset, 0))).collect();
-        let over: Vec<Place> = library.over.iter().copied().map(place).collect();
-        let calls: Vec<Place> =
-            library.calls.iter().map(|&(offset, call)| place((offset, call as u64))).collect();
+        let places = |functions: &[(u64, Call)]| -> Vec<Place> {
+            functions.iter().map(|&(offset, call)| Place { offset, cookie: call as u64 }).collect()
+        };
         // What ends calls comes first: one that is seen to begin is then seen to end.
-        let mut probes = vec![self.back.attach_returns(file, &calls, pid)?];
-        if !over.is_empty() {
-            probes.push(self.over.attach(file, &over, pid)?);
-        }
-        if !made.is_empty() {
-            probes.push(self.made.attach_returns(file, &made, pid)?);
-        }
-        probes.push(self.entry.attach(file, &calls, pid)?);
-        Ok(probes)
+        let back = self.back.attach_returns(file, &places(&library.returns), pid)?;
+        let entry = self.entry.attach(file, &places(&library.entries), pid)?;
+        Ok(vec![back, entry])
+    }
+}
+
+/// Lets the agent have as many files open as it may: each process takes two for its probes.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
     }
 }
 
 /// A file that a process has mapped to run it.
 struct Mapped<'a> {
-    device: &'a str,
-    inode: u64,
+    number: FileNumber,
     path: &'a str,
 }
 
@@ -276,10 +307,14 @@ impl<'a> Mapped<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.splitn(6, ' ');
         let (_, permissions, _) = (fields.next()?, fields.next()?, fields.next()?);
-        let (device, inode) = (fields.next()?, fields.next()?.parse().ok()?);
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let device = u64::from(u32::from_str_radix(major, 16).ok()?) << 32
+            | u64::from(u32::from_str_radix(minor, 16).ok()?);
+        let inode = fields.next()?.parse().ok()?;
         let path = fields.next()?.trim_start();
         let is_file = inode != 0 && path.starts_with('/') && !path.ends_with(" (deleted)");
-        (is_file && permissions.contains('x')).then_some(Self { device, inode, path })
+        let number = (device, inode);
+        (is_file && permissions.contains('x')).then_some(Self { number, path })
     }
 }
 
@@ -287,7 +322,7 @@ impl<'a> Mapped<'a> {
 fn open(pid: u32, mapped: &Mapped<'_>) -> Option<(File, Identity)> {
     let file = File::open(format!("/proc/{pid}/root{}", mapped.path)).ok()?;
     let metadata = file.metadata().ok()?;
-    if metadata.ino() != mapped.inode || !metadata.is_file() {
+    if metadata.ino() != mapped.number.1 || !metadata.is_file() {
         return None;
     }
     let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
@@ -300,7 +335,7 @@ mod tests {
 
     #[test]
     fn only_files_that_run_are_of_interest() {
-        let of = |line| Mapped::parse(line).map(|mapped| (mapped.inode, mapped.path));
+        let of = |line| Mapped::parse(line).map(|mapped| (mapped.number.1, mapped.path));
         let line = "7f5e0c021000-7f5e0c07d000 r-xp 0001e000 fe:01 1234    /usr/lib/libssl.so.3";
         assert_eq!(of(line), Some((1234, "/usr/lib/libssl.so.3")));
         let with_spaces = "7f5e0c021000-7f5e0c07d000 r-xp 0001e000 fe:01 12     /opt/a b/lib.so";

@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io;
 use std::mem::size_of_val;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::mpsc::{SendError, Sender, channel};
+use std::thread::{Builder, JoinHandle};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::Ebpf;
@@ -236,6 +238,67 @@ impl Uprobe {
 impl AsFd for Uprobe {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.program.as_fd()
+    }
+}
+
+/// Takes probes out of processes, beside all else: for each the kernel waits for tens of
+/// milliseconds until nobody is at it any more.
+#[derive(Debug, Default)]
+pub(super) struct Closer(Option<Closing>);
+
+#[derive(Debug)]
+struct Closing {
+    probes: Sender<Vec<OwnedFd>>,
+    thread: JoinHandle<()>,
+}
+
+/// Probes that are taken out at once: the kernel waits for all of them together.
+const AT_ONCE: usize = 32;
+
+impl Closer {
+    /// Takes these out, soon. (The first time by a new thread: one that was there before the agent let
+    /// go of capabilities would keep them.)
+    pub(super) fn close(&mut self, probes: Vec<OwnedFd>) {
+        if self.0.is_none() {
+            self.0 = Closing::start().ok();
+        }
+        // Without a thread, or once it is gone, they are taken out here.
+        if let Some(closing) = &self.0
+            && let Err(SendError(probes)) = closing.probes.send(probes)
+        {
+            drop(probes);
+        }
+    }
+}
+
+impl Drop for Closer {
+    /// Waits until all are out.
+    fn drop(&mut self) {
+        let Some(Closing { probes, thread }) = self.0.take() else { return };
+        drop(probes);
+        if thread.join().is_err() {
+            tracing::debug!("probes are taken out by the kernel, as the agent ends");
+        }
+    }
+}
+
+impl Closing {
+    fn start() -> io::Result<Self> {
+        let (probes, queue) = channel::<Vec<OwnedFd>>();
+        let thread = Builder::new().name("probes".to_owned()).spawn(move || {
+            while let Ok(first) = queue.recv() {
+                let mut all: Vec<OwnedFd> =
+                    first.into_iter().chain(queue.try_iter().flatten()).collect();
+                std::thread::scope(|scope| {
+                    let share = all.len().div_ceil(AT_ONCE).max(1);
+                    while !all.is_empty() {
+                        let some = all.split_off(all.len().saturating_sub(share));
+                        scope.spawn(move || drop(some));
+                    }
+                });
+            }
+        })?;
+        Ok(Self { probes, thread })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use tracewire_common::tls::{Call, OVER_CLEARED, OVER_FREED};
+use tracewire_common::tls::Call;
 
 use crate::elf::{Elf, Window};
 
@@ -11,35 +11,42 @@ use crate::elf::{Elf, Window};
 /// offers it to others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TlsLibrary {
-    /// `SSL_new`.
-    pub(crate) made: Vec<u64>,
-    /// `SSL_free` and `SSL_clear`, and which of them.
-    pub(crate) over: Vec<(u64, u64)>,
-    /// What is read or written, and the handshake.
-    pub(crate) calls: Vec<(u64, Call)>,
+    /// Those of which it is of interest that they are entered.
+    pub(crate) entries: Vec<(u64, Call)>,
+    /// Those of which it is of interest that they return.
+    pub(crate) returns: Vec<(u64, Call)>,
 }
+
+/// The functions by name; without the first two it is no such library.
+const FUNCTIONS: [(&[u8], Call); 8] = [
+    (b"SSL_read", Call::Read),
+    (b"SSL_write", Call::Write),
+    (b"SSL_read_ex", Call::ReadEx),
+    (b"SSL_write_ex", Call::WriteEx),
+    (b"SSL_do_handshake", Call::Handshake),
+    (b"SSL_new", Call::New),
+    (b"SSL_free", Call::Free),
+    (b"SSL_clear", Call::Clear),
+];
 
 /// Reads a file. `None` if it is no such library.
 pub(crate) fn inspect(file: &File) -> Option<TlsLibrary> {
     let mut elf = Elf::open(Window::new(file))?;
-    let mut place = |name: &[u8]| {
-        let address = elf.exported(name)?;
-        elf.offset_of_code(address)
-    };
-    let (read, write) = (place(b"SSL_read")?, place(b"SSL_write")?);
-    let mut calls = vec![(read, Call::Read), (write, Call::Write)];
-    let others: [(&[u8], Call); 3] = [
-        (b"SSL_read_ex", Call::ReadEx),
-        (b"SSL_write_ex", Call::WriteEx),
-        (b"SSL_do_handshake", Call::Handshake),
-    ];
-    calls.extend(others.into_iter().filter_map(|(name, call)| Some((place(name)?, call))));
-    Some(TlsLibrary {
-        made: place(b"SSL_new").into_iter().collect(),
-        over: [(b"SSL_free".as_slice(), OVER_FREED), (b"SSL_clear", OVER_CLEARED)]
-            .into_iter()
-            .filter_map(|(name, which)| Some((place(name)?, which)))
-            .collect(),
-        calls,
-    })
+    let mut library = TlsLibrary::default();
+    for (name, call) in FUNCTIONS {
+        let place = elf.exported(name).and_then(|address| elf.offset_of_code(address));
+        let Some(place) = place else {
+            if matches!(call, Call::Read | Call::Write) {
+                return None;
+            }
+            continue;
+        };
+        if call != Call::New {
+            library.entries.push((place, call));
+        }
+        if !matches!(call, Call::Free | Call::Clear) {
+            library.returns.push((place, call));
+        }
+    }
+    Some(library)
 }
