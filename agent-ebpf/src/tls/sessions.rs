@@ -117,14 +117,21 @@ pub(crate) fn socket_closed(cookie: u64) {
     let _was_there = TLS_SOCKETS.remove(cookie);
 }
 
+/// In [`Peers::cookie`]: the task has received from several, and which the next call is for is not
+/// known.
+const SEVERAL: u64 = u64::MAX;
+
 /// The task has received from a socket with TLS, of which the session is not known. Answers whether
-/// it will be, as it seems: not if the task received from there before, and called no library since.
+/// it will be, as it seems: not if the task has received before, and called no library since.
 #[inline(always)]
 pub(crate) fn note_received(tid: u32, peers: &Peers) -> bool {
-    if let Some(before) = TLS_RECEIVED.get_ptr(tid)
+    if let Some(before) = TLS_RECEIVED.get_ptr_mut(tid) {
         // SAFETY: map memory, written to by the task alone.
-        && unsafe { (*before).cookie } == peers.cookie
-    {
+        unsafe {
+            if (*before).cookie != peers.cookie {
+                (*before).cookie = SEVERAL;
+            }
+        }
         return false;
     }
     TLS_RECEIVED.insert(tid, peers, 0).is_ok()
@@ -137,7 +144,7 @@ pub(crate) fn take_received(tid: u32, key: &SessionKey, session: *mut Session) {
     let Some(peers) = TLS_RECEIVED.get_ptr(tid) else { return };
     // SAFETY: map memory, written to by the task alone.
     unsafe {
-        if (*session).connection.cookie == 0 {
+        if (*session).connection.cookie == 0 && (*peers).cookie != SEVERAL {
             bind(key, session, &*peers);
         }
     }

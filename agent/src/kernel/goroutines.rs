@@ -14,7 +14,7 @@ use tracewire_common::golang::GoProcess;
 
 use super::load::Shared;
 use super::scope::Scope;
-use super::uprobes::{Place, Uprobe};
+use super::uprobes::{Maps, Place, Uprobe};
 use crate::golang::{self, GoBinary, Unknown};
 
 /// The programs that see calls of the client, and births of goroutines.
@@ -71,9 +71,9 @@ pub(super) struct Programs {
 
 impl Programs {
     /// Loads them. `births` says whether it is of interest who made a goroutine.
-    pub(super) fn load(ebpf: &Ebpf, object: &[u8], births: bool) -> Self {
+    pub(super) fn load(maps: &Maps, object: &[u8], births: bool) -> Self {
         let load = |name| {
-            Uprobe::load(ebpf, object, name)
+            Uprobe::load(maps, object, name)
                 .inspect_err(|error| {
                     tracing::warn!(
                         program = name,

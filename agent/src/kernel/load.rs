@@ -32,6 +32,7 @@ use super::scope::Scope;
 use super::stats::{self, ProgramRuns, Timing};
 use super::takeover::{self, Pinned};
 use super::tls::{self, TlsProcesses};
+use super::uprobes::Maps;
 use crate::privileges;
 
 /// What the programs are told before they run.
@@ -169,15 +170,26 @@ impl Kernel {
         set_ports(&mut ebpf, settings)?;
 
         let quiet = Quiet::new();
-        // Before any map is taken from the object: they name them all.
-        let goroutines = (!settings.rules_off.contains(&Correlation::Goroutine)).then(|| {
-            let births = !settings.rules_off.contains(&Correlation::Birth);
-            goroutines::Programs::load(&ebpf, programs::object(), births)
-        });
-        let tls = settings.tls.then(|| tls::Programs::load(&ebpf, programs::object())).flatten();
+        // Before any map is taken from the object, for they name them all; and beside the others, for
+        // the verifier takes its time.
+        let maps = Maps::of(&ebpf);
+        let propagates = settings.propagation != Propagation::Never;
+        let (receive, goroutines, tls) = std::thread::scope(|scope| {
+            let probes = scope.spawn(|| {
+                let goroutines =
+                    (!settings.rules_off.contains(&Correlation::Goroutine)).then(|| {
+                        let births = !settings.rules_off.contains(&Correlation::Birth);
+                        goroutines::Programs::load(&maps, programs::object(), births)
+                    });
+                let tls = settings.tls.then(|| tls::Programs::load(&maps, programs::object()));
+                (goroutines, tls.flatten())
+            });
+            let receive = programs::load_all(&mut ebpf, propagates);
+            let (goroutines, tls) = probes.join().unwrap_or_default();
+            receive.map(|receive| (receive, goroutines, tls))
+        })?;
         let goroutines = goroutines.map(|loaded| Goroutines::new(&mut ebpf, loaded)).transpose()?;
         let tls = tls.map(|loaded| TlsProcesses::new(&mut ebpf, loaded)).transpose()?;
-        let receive = programs::load_all(&mut ebpf, settings.propagation != Propagation::Never)?;
         drop(quiet);
         let http2 = programs::place_http2(&mut ebpf, settings.propagation != Propagation::Never)?;
         let mut enrolled = enrolment::sockets(&mut ebpf)?;

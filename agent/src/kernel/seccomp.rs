@@ -36,7 +36,7 @@ pub(super) fn is_safe_from(program: &Uprobe) -> io::Result<bool> {
     let place = Place { offset: file_offset(probed as *const () as u64)?, cookie: 0 };
     let file = File::open("/proc/self/exe")?;
     let [receiver, mut sender] = pipe()?;
-    // SAFETY: there is one thread yet; the child calls only what may be called after a fork.
+    // SAFETY: the child has this thread alone, and calls only what may be called after a fork.
     let child = unsafe { libc::fork() };
     if child < 0 {
         return Err(io::Error::last_os_error());

@@ -16,7 +16,7 @@ use tracewire_common::tls::{Call, Session, SessionKey};
 use super::load::Shared;
 use super::scope::Scope;
 use super::seccomp;
-use super::uprobes::{Closer, Place, Uprobe};
+use super::uprobes::{Closer, Maps, Place, Uprobe};
 use crate::tls::{self, TlsLibrary};
 
 /// The programs that read what goes into and comes out of libraries.
@@ -255,10 +255,10 @@ impl Drop for TlsProcesses {
 
 impl Programs {
     /// Loads them; `None`, and a warning, where the kernel has no such probes.
-    pub(super) fn load(ebpf: &Ebpf, object: &[u8]) -> Option<Self> {
+    pub(super) fn load(maps: &Maps, object: &[u8]) -> Option<Self> {
         raise_open_files();
         let load =
-            |name| Uprobe::load(ebpf, object, name).with_context(|| format!("program {name}"));
+            |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
         let programs = load(RETURN).and_then(|back| {
             match seccomp::is_safe_from(&back) {
                 Ok(true) => {}

@@ -4,7 +4,7 @@
 //! then. A link of the kind "uprobe multi" (since 6.6) takes no capability of who holds the
 //! program. The loader does not know that kind, so the program is loaded and attached here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -80,6 +80,17 @@ struct LinkCreate {
     pad: u32,
 }
 
+/// The descriptors of the loaded object's maps, by name.
+pub(super) struct Maps(HashMap<String, RawFd>);
+
+impl Maps {
+    /// Those of an object of which no map was taken yet. They are open as long as it lives.
+    pub(super) fn of(ebpf: &Ebpf) -> Self {
+        let named = |(name, map): (&str, &Map)| Some((name.to_owned(), descriptor(map)?));
+        Self(ebpf.maps().filter_map(named).collect())
+    }
+}
+
 /// A loaded program for entries of functions, or for returns from them.
 #[derive(Debug)]
 pub(super) struct Uprobe {
@@ -96,12 +107,12 @@ pub(super) struct Place {
 }
 
 impl Uprobe {
-    /// Loads the program of that name, with the maps of the loaded object.
+    /// Loads the program of that name, with these maps.
     ///
     /// # Errors
     ///
     /// If the kernel does not know this kind of link, or refuses the program.
-    pub(super) fn load(ebpf: &Ebpf, object: &[u8], name: &str) -> Result<Self> {
+    pub(super) fn load(loaded: &Maps, object: &[u8], name: &str) -> Result<Self> {
         let mut object = Object::parse(object)?;
         let key = object.programs.get(name).context("no such program")?.function_key();
         let others: HashSet<_> = (object.programs.values())
@@ -116,7 +127,7 @@ impl Uprobe {
         let descriptors: Vec<_> = maps
             .iter()
             .map(|(name, map)| {
-                let descriptor = ebpf.map(name).and_then(descriptor);
+                let descriptor = loaded.0.get(name).copied();
                 Ok((name.as_str(), descriptor.with_context(|| format!("no map {name}"))?, map))
             })
             .collect::<Result<_>>()?;
