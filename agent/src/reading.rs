@@ -30,7 +30,7 @@ const ADOPTION_REST: u32 = 10;
 const ADOPTIONS: u32 = 120;
 /// How often it is looked for processes that were not seen to start or to end.
 const SWEEP: Duration = Duration::from_secs(10);
-/// How often births of goroutines are counted.
+/// How often it is counted how often processes come to probes.
 const COUNTING: Duration = Duration::from_secs(1);
 /// What other threads ask of the reader.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl Reader {
                 self.postponed = if adoptions_left > 0 { adopted.postponed } else { 0 };
             }
             if Instant::now() >= next_counting {
-                self.kernel.count_births();
+                self.kernel.count_probes();
                 next_counting = Instant::now() + COUNTING;
             }
             if Instant::now() >= next_sweep {

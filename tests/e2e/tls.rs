@@ -288,3 +288,17 @@ fn what_was_encrypted_is_in_no_span_and_no_log() {
     assert!(!log.contains(SECRET), "{log}");
     assert!(!format!("{spans:?}").contains(SECRET), "{}", describe(&spans));
 }
+
+#[test]
+fn a_process_that_calls_its_library_very_often_is_left_alone() {
+    let mut world = World::traced();
+    let mut busy = world.start(interpreter("tls/busy.py"));
+    busy.wait_line_for("busy", LIMIT);
+    if let Some(agent) = world.agent() {
+        agent.wait_said("so often that reading would slow it down");
+        await_bytes_changed(busy.id(), LIBRARY, 0);
+    }
+    busy.tell("");
+    busy.wait_line_for("calls", LIMIT);
+    drop(world.stop_agent());
+}

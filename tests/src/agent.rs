@@ -89,6 +89,16 @@ impl Agent {
         assert!(found.is_some(), "not {libraries} libraries\n{}", self.process.output());
     }
 
+    /// Waits until it has said that in its log.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn wait_said(&self, text: &str) {
+        let said = self.process.wait_stderr(patient(READY_LIMIT), |line| line.contains(text));
+        assert!(said.is_some(), "{text:?} was not said\n{}", self.process.output());
+    }
+
     /// Stops the agent in good order; gives its counters.
     ///
     /// # Panics

@@ -97,6 +97,7 @@ pub(crate) fn on_entry(ctx: &ProbeContext) {
     else {
         return;
     };
+    sessions::count_call(tgid);
     if call >= Call::Free as u64 {
         return over(&key_of(tgid, address), call == Call::Clear as u64);
     }

@@ -14,7 +14,7 @@ use tracewire_common::tls::{MAX_SESSIONS, Session, SessionKey};
 
 use crate::activities;
 use crate::socket::ending;
-use crate::state::count;
+use crate::state::{add, count};
 
 /// What is known of a socket that carries TLS.
 #[derive(Clone, Copy)]
@@ -48,9 +48,9 @@ static TLS_SOCKETS: HashMap<u64, SessionKey, MAX_SESSIONS, ON_DEMAND> = HashMap:
 #[btf_map]
 static TLS_BLANK: Array<Session, 1> = Array::new();
 
-/// Processes whose library is probed; written by userspace.
+/// Processes whose library is probed, and how often they called it; entries are userspace's.
 #[btf_map]
-static TLS_PROCESSES: HashMap<u32, u8, 16384, ON_DEMAND> = HashMap::new();
+static TLS_PROCESSES: HashMap<u32, u64, 16384, ON_DEMAND> = HashMap::new();
 
 /// By task: the socket with TLS from which it has received, and called no library since.
 #[btf_map]
@@ -60,6 +60,15 @@ static TLS_RECEIVED: LruHashMap<u32, Peers, 4096> = LruHashMap::new();
 #[inline(always)]
 pub(crate) fn are_seen(tgid: u32) -> bool {
     TLS_PROCESSES.get_ptr(tgid).is_some()
+}
+
+/// The process calls its library.
+#[inline(always)]
+pub(crate) fn count_call(tgid: u32) {
+    if let Some(calls) = TLS_PROCESSES.get_ptr_mut(tgid) {
+        // SAFETY: map memory, aligned.
+        unsafe { add(calls, 1) };
+    }
 }
 
 /// A session that is followed.

@@ -358,11 +358,13 @@ impl Kernel {
         }
     }
 
-    /// Leaves those processes alone with births of goroutines that have very many. To be called
-    /// about once a second.
-    pub(crate) fn count_births(&mut self) {
+    /// Takes probes out of processes that come to them too often. To be called about once a second.
+    pub(crate) fn count_probes(&mut self) {
         if let Some(goroutines) = &mut self.goroutines {
             goroutines.count_births();
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.count_calls();
         }
     }
 

@@ -38,6 +38,9 @@ const LOOKS: [Duration; 7] = [
 const MOST_LOOKS: usize = 64;
 /// Files whose inspection is remembered. When there are more all are forgotten.
 const REMEMBERED: usize = 4096;
+/// Calls of a library in a second from which a process is left alone. At this rate the probes take some
+/// percent of a processor, or in a virtual machine, where traps are dear, half of one.
+const MOST_CALLS: u64 = 30_000;
 /// For how long a file is taken for no library by its number alone, which may be another's after that.
 const PLAIN: Duration = Duration::from_secs(60);
 
@@ -50,7 +53,7 @@ type FileNumber = (u64, u64);
 /// The processes in scope that use TLS libraries.
 pub(super) struct TlsProcesses {
     programs: Programs,
-    processes: HashMap<MapData, u32, u8>,
+    processes: HashMap<MapData, u32, u64>,
     sessions: HashMap<MapData, Shared<SessionKey>, Shared<Session>>,
     remembered: StdHashMap<Identity, Option<Arc<TlsLibrary>>>,
     /// Files that are no libraries, since some time.
@@ -58,6 +61,8 @@ pub(super) struct TlsProcesses {
     plain_since: Instant,
     running: StdHashMap<u32, Process>,
     closer: Closer,
+    /// When calls were last counted.
+    counted: Instant,
     /// Looks that are due: when, at whom, and the how manieth it is.
     due: BTreeSet<(Instant, u32, usize)>,
 }
@@ -74,6 +79,8 @@ struct Process {
     /// Libraries that were found in it.
     libraries: Vec<FileNumber>,
     probes: Vec<OwnedFd>,
+    /// Calls that were counted.
+    calls: u64,
 }
 
 impl TlsProcesses {
@@ -94,6 +101,7 @@ impl TlsProcesses {
             plain_since: Instant::now(),
             running: StdHashMap::new(),
             closer: Closer::default(),
+            counted: Instant::now(),
             due: BTreeSet::new(),
         })
     }
@@ -167,6 +175,32 @@ impl TlsProcesses {
         }
     }
 
+    /// Leaves those processes alone that call their library very often. To be called about once a
+    /// second.
+    pub(super) fn count_calls(&mut self) {
+        let elapsed = self.counted.elapsed();
+        self.counted = Instant::now();
+        let most = MOST_CALLS * elapsed.as_millis().max(1) as u64 / 1000;
+        let mut busy = Vec::new();
+        for (&pid, process) in self.running.iter_mut().filter(|(_, one)| !one.probes.is_empty()) {
+            let Ok(calls) = self.processes.get(&pid, 0) else { continue };
+            let new = calls.wrapping_sub(process.calls);
+            process.calls = calls;
+            if new > most {
+                tracing::warn!(
+                    pid,
+                    calls = new,
+                    ms = elapsed.as_millis(),
+                    "this process calls its TLS library so often that reading would slow it down: its requests over TLS are not read any more"
+                );
+                busy.push((pid, std::mem::take(&mut process.probes)));
+            }
+        }
+        for (pid, probes) in busy {
+            self.withdraw(pid, probes);
+        }
+    }
+
     /// Looks at a process now, and later again.
     fn look_from(&mut self, pid: u32, number: usize) {
         if !self.look_at(pid) {
@@ -178,10 +212,14 @@ impl TlsProcesses {
 
     fn forget(&mut self, pid: u32) {
         let Some(process) = self.running.remove(&pid) else { return };
-        if process.probes.is_empty() {
-            return;
+        if !process.probes.is_empty() {
+            self.withdraw(pid, process.probes);
         }
-        self.closer.close(process.probes);
+    }
+
+    /// Takes the probes out of a process, or of what it was; what is known of its sessions goes.
+    fn withdraw(&mut self, pid: u32, probes: Vec<OwnedFd>) {
+        self.closer.close(probes);
         let _gone_already = self.processes.remove(&pid);
         let of_process = |key: &Shared<SessionKey>| key.0.tgid == u64::from(pid);
         let left: Vec<_> = self.sessions.keys().flatten().filter(of_process).collect();
@@ -228,7 +266,7 @@ impl TlsProcesses {
         process.libraries.push(mapped.number);
         match self.programs.attach(&file, &library, pid) {
             Ok(probes) => {
-                if let Err(error) = self.processes.insert(pid, 1, 0) {
+                if let Err(error) = self.processes.insert(pid, process.calls, 0) {
                     tracing::debug!(pid, %error, "cannot tell the kernel half about a process");
                     return;
                 }
