@@ -36,6 +36,17 @@ fn echo(wire: &Wire, port: u16) -> Command {
     command
 }
 
+/// Runs a client that stops, saying `word`, until its library and its server's are probed.
+fn ask_when_probed(world: &mut World, command: Command, word: &str) {
+    let mut client = world.start(command);
+    client.wait_line_for(word, LIMIT);
+    if let Some(agent) = world.agent() {
+        agent.wait_probed(2);
+    }
+    client.tell("");
+    client.wait_line_for("asked", LIMIT);
+}
+
 fn of_kind(spans: &[Span], kind: Kind) -> Vec<&Span> {
     spans.iter().filter(|span| span.kind == kind).collect()
 }
@@ -101,14 +112,7 @@ fn threads_that_call_the_library_at_once_get_what_they_ask_for_and_each_request_
     let leaf = node(&world, &wire);
     let mut command = asking(&wire, leaf.port, THREADS, REQUESTS + 1);
     command.env("GATE", "1");
-    let mut client = world.start(command);
-    client.wait_line_for("gate", LIMIT);
-    if let Some(agent) = world.agent() {
-        agent.wait_probed(2);
-    }
-    client.tell("");
-    client.wait_line_for("asked", LIMIT);
-    drop(client);
+    ask_when_probed(&mut world, command, "gate");
     let Some(outcome) = world.stop_agent() else { return };
     for kind in [Kind::Client, Kind::Server] {
         for thread in 0..THREADS {
@@ -166,14 +170,7 @@ fn what_goes_through_memory_is_read_whole() {
     let _server = start(&world, echo(&wire, port), port, world.scratch());
     let mut command = echo(&wire, port);
     command.env("ASK", CONNECTIONS.to_string());
-    let mut client = world.start(command);
-    client.wait_line_for("ready", LIMIT);
-    if let Some(agent) = world.agent() {
-        agent.wait_probed(2);
-    }
-    client.tell("");
-    client.wait_line_for("asked", LIMIT);
-    drop(client);
+    ask_when_probed(&mut world, command, "ready");
     let Some(outcome) = world.stop_agent() else { return };
     let spans = &outcome.spans;
     assert_eq!(spans.len(), 2 * CONNECTIONS * SIZES.len(), "{}", describe(spans));
@@ -273,14 +270,7 @@ fn what_was_encrypted_is_in_no_span_and_no_log() {
     let leaf = node(&world, &wire);
     let mut command = asking(&wire, leaf.port, 1, 20);
     command.env("GATE", "1").env("SECRET", SECRET);
-    let mut client = world.start(command);
-    client.wait_line_for("gate", LIMIT);
-    if let Some(agent) = world.agent() {
-        agent.wait_probed(2);
-    }
-    client.tell("");
-    client.wait_line_for("asked", LIMIT);
-    drop(client);
+    ask_when_probed(&mut world, command, "gate");
     let Some(agent) = world.take_agent() else { return };
     let (counters, log) = agent.stop_with_log();
     let spans = world.sink.spans();

@@ -13,17 +13,17 @@ use tracewire_common::config::{
 };
 use tracewire_common::connection::Connection;
 use tracewire_common::context::sampling_threshold;
-use tracewire_common::counter::{Counter, OUTCOME_BASE};
 use tracewire_common::golang::{GoOffsets, GoProcess};
-use tracewire_common::outcome::{Correlation, Outcome};
+use tracewire_common::outcome::Correlation;
 use tracewire_common::tls::{Session, SessionKey};
 
 use super::adopt;
 use super::btf::KernelTypes;
+use super::counts::read_counters;
 use super::enrolment::{self, Readability};
 use super::goroutines::{self, Goroutines};
 use super::messages::Messages;
-use super::ports::PortRules;
+use super::ports::{self, PortRules};
 use super::programs;
 use super::quiet::Quiet;
 use super::reader::Records;
@@ -167,7 +167,7 @@ impl Kernel {
             .load(programs::object())
             .context("the kernel refused the agent's maps; smaller --ring-bytes, --max-connections or --max-activities may help")?;
 
-        set_ports(&mut ebpf, settings)?;
+        ports::tell(&mut ebpf, settings)?;
 
         let quiet = Quiet::new();
         // Before any map is taken from the object, for they name them all; and beside the others, for
@@ -433,45 +433,6 @@ fn await_running_programs() {
     }
 }
 
-fn read_counters(counts: &PerCpuArray<MapData, u64>) -> StdHashMap<&'static str, u64> {
-    let read =
-        |index: u32| -> u64 { counts.get(&index, 0).map_or(0, |values| values.iter().sum()) };
-    Counter::ALL
-        .iter()
-        .map(|&counter| (counter.as_str(), read(counter as u32)))
-        .chain(
-            Outcome::ALL
-                .iter()
-                .map(|&outcome| (propagation_name(outcome), read(OUTCOME_BASE + outcome as u32))),
-        )
-        .filter(|&(_, value)| value > 0)
-        .collect()
-}
-
-/// The name of an outcome's counter.
-fn propagation_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::NotApplicable => "propagation_not_applicable",
-        Outcome::Injected => "propagation_injected",
-        Outcome::Rewritten => "propagation_rewritten",
-        Outcome::OwnContext => "propagation_own_context",
-        Outcome::Off => "propagation_off",
-        Outcome::NotEnrolled => "propagation_not_enrolled",
-        Outcome::HeadTooLong => "propagation_head_too_long",
-        Outcome::Ambiguous => "propagation_ambiguous",
-        Outcome::NoRoom => "propagation_no_room",
-        Outcome::Unsynchronised => "propagation_unsynchronised",
-        Outcome::KernelRefused => "propagation_kernel_refused",
-        Outcome::HeaderAlreadySent => "propagation_header_already_sent",
-        Outcome::ProcessExcluded => "propagation_process_excluded",
-        Outcome::Missed => "propagation_missed",
-        Outcome::FrameFull => "propagation_frame_full",
-        Outcome::UnknownField => "propagation_unknown_field",
-        Outcome::Indexed => "propagation_indexed",
-        Outcome::Encrypted => "propagation_encrypted",
-    }
-}
-
 /// Slots for activities: a power of two, so that a mask finds one.
 fn activity_slots(settings: &KernelSettings) -> u32 {
     settings.max_activities.checked_next_power_of_two().unwrap_or(1 << 31)
@@ -537,18 +498,4 @@ fn go_offsets(types: &KernelTypes) -> Result<GoOffsets> {
         sock_cookie: types.offset("sock_common", "skc_cookie")?,
         pad: 0,
     })
-}
-
-fn set_ports(ebpf: &mut Ebpf, settings: &KernelSettings) -> Result<()> {
-    let mut ports: HashMap<_, u16, u8> =
-        HashMap::try_from(ebpf.map_mut("PORTS").context("the object has no map PORTS")?)?;
-    let rules = (settings.include_ports.iter().map(|&p| (p, PORT_INCLUDED)))
-        // An exclusion wins over an inclusion of the same port.
-        .chain(settings.exclude_ports.iter().map(|&p| (p, PORT_EXCLUDED)));
-    for (port, rule) in rules {
-        ports
-            .insert(port, rule, 0)
-            .with_context(|| format!("cannot set the rule for port {port}"))?;
-    }
-    Ok(())
 }

@@ -3,6 +3,7 @@
 mod adopt;
 pub(crate) mod blocked;
 pub(crate) mod btf;
+mod counts;
 mod enrolment;
 mod fionread;
 mod goroutines;

@@ -1,4 +1,9 @@
-//! The rules on ports, as userspace applies them to connections older than the agent.
+//! The rules on ports: told to the kernel half, and applied to connections older than the agent.
+
+use anyhow::{Context, Result};
+use aya::Ebpf;
+use aya::maps::HashMap;
+use tracewire_common::config::{PORT_EXCLUDED, PORT_INCLUDED};
 
 use super::load::KernelSettings;
 
@@ -20,6 +25,21 @@ impl PortRules {
     pub(super) fn leave_alone(&self, port: u16) -> bool {
         self.exclude.contains(&port) || !(self.include.is_empty() || self.include.contains(&port))
     }
+}
+
+/// Tells the kernel half, before the programs are attached.
+pub(super) fn tell(ebpf: &mut Ebpf, settings: &KernelSettings) -> Result<()> {
+    let mut ports: HashMap<_, u16, u8> =
+        HashMap::try_from(ebpf.map_mut("PORTS").context("the object has no map PORTS")?)?;
+    let rules = (settings.include_ports.iter().map(|&p| (p, PORT_INCLUDED)))
+        // An exclusion wins over an inclusion of the same port.
+        .chain(settings.exclude_ports.iter().map(|&p| (p, PORT_EXCLUDED)));
+    for (port, rule) in rules {
+        ports
+            .insert(port, rule, 0)
+            .with_context(|| format!("cannot set the rule for port {port}"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

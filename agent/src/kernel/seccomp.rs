@@ -15,15 +15,14 @@ use super::uprobes::{Place, Uprobe};
 const URETPROBE: u32 = 335;
 const UPROBE: u32 = 336;
 
-/// What the child does at the end of which there is a probe. It answers 0, of which the program
-/// makes nothing.
+/// What the child does at the end of which there is a probe.
 #[inline(never)]
 extern "C" fn probed() -> u64 {
     std::hint::black_box(0)
 }
 
 /// Whether a process that ends when it makes these system calls survives such a probe. `program`
-/// is to be one that does nothing where 0 is answered.
+/// is to be one that does nothing at the end of a call of which it has not seen the beginning.
 ///
 /// # Errors
 ///

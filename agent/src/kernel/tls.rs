@@ -254,6 +254,9 @@ impl TlsProcesses {
         let library =
             self.remembered.entry(identity).or_insert_with(|| tls::inspect(&file).map(Arc::new));
         let Some(library) = library.clone() else {
+            if self.plain.len() >= REMEMBERED {
+                self.plain.clear();
+            }
             self.plain.insert(mapped.number);
             return;
         };
