@@ -33,6 +33,16 @@ pub fn kill(pid: u32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// Ends a process that leads a group, and all of the group. It must not have been waited for: its
+/// number is its own until then.
+fn kill_group(leader: u32) {
+    let Ok(leader) = libc::pid_t::try_from(leader) else {
+        return;
+    };
+    // SAFETY: `killpg` takes two integers and touches no memory.
+    unsafe { libc::killpg(leader, libc::SIGKILL) };
+}
+
 /// Copies a program, to start it under another name or from another place.
 ///
 /// By `cp`, not by this process: a child that another thread starts meanwhile would
@@ -106,7 +116,7 @@ impl Lines {
     }
 }
 
-/// A running child; killed when dropped.
+/// A running child; killed when dropped, with its own children (nginx's workers outlive it otherwise).
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -136,6 +146,7 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         cleanup::list(Made::Process(child.id()));
@@ -244,9 +255,34 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.status.is_none() {
-            drop(self.child.kill());
+            kill_group(self.child.id());
             drop(self.child.wait());
             cleanup::unlist(&Made::Process(self.child.id()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_has_started_ends_with_it() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & echo child $!; wait"]);
+        let process = Process::start(command);
+        let child = process.wait_line("child");
+        let is_running = || {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            // A zombie's new parent may take its time.
+            stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+        };
+        assert!(is_running());
+        drop(process);
+        let deadline = Instant::now() + patience();
+        while is_running() {
+            assert!(Instant::now() < deadline, "process {child} goes on");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
