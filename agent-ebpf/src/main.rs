@@ -14,6 +14,7 @@
 //! | `inherit_activity`, `note_exec`, `forget_task` | tracepoints `sched_process_*` | birth, new program and end of tasks |
 //! | `note_go_call`, `note_go_birth` | uprobes in Go programs | calls of the HTTP client; births of goroutines |
 //! | `read_tls_entry`, `read_tls_return` | uprobes in TLS libraries | sessions as they are made and freed; the plaintext that goes in and comes out |
+//! | `read_tls_http2_written`, `read_tls_http2_read` | tail calls of these | frames of HTTP/2 in it |
 
 #![no_std]
 #![no_main]
@@ -168,6 +169,20 @@ fn read_tls_entry(ctx: ProbeContext) -> u32 {
 #[uretprobe]
 fn read_tls_return(ctx: RetProbeContext) -> u32 {
     tls::calls::on_return(&ctx);
+    golang::keep_own_stack(&ctx);
+    0
+}
+
+#[uprobe]
+fn read_tls_http2_written(ctx: ProbeContext) -> u32 {
+    tls::http2::on_write();
+    golang::keep_own_stack(&ctx);
+    0
+}
+
+#[uretprobe]
+fn read_tls_http2_read(ctx: RetProbeContext) -> u32 {
+    tls::http2::on_read();
     golang::keep_own_stack(&ctx);
     0
 }

@@ -1,4 +1,4 @@
-//! Real peers over HTTP/2 without TLS: gRPC in Python, Go, Rust and Node, and plain HTTP/2.
+//! Real peers over HTTP/2: gRPC in Python, Go, Rust and Node, and plain HTTP/2.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::process::Process;
-use crate::services::{Service, free_port, start};
+use crate::services::{Service, Wire, free_port, start};
 use crate::world::World;
 
 /// Where Debian keeps the sources of its packages for Go.
@@ -109,6 +109,18 @@ pub fn node_server(world: &World, next: Next, table_size: Option<u32>) -> Servic
     if let Some(size) = table_size {
         command.env("TABLE_SIZE", size.to_string());
     }
+    started(world, command, next)
+}
+
+/// As [`node_server`], over TLS.
+///
+/// # Panics
+///
+/// If it does not start.
+pub fn node_tls_server(world: &World, next: Next) -> Service {
+    let mut command = Command::new("node");
+    command.arg(source("server.js"));
+    Wire::tls().tell(&mut command);
     started(world, command, next)
 }
 
@@ -280,14 +292,44 @@ impl Requested {
 ///
 /// If the client fails, its session has an error, or it says other than one line for each.
 pub fn node_requests(world: &World, port: u16, work: &Value) -> Vec<Requested> {
+    answers(&world.start(node_client(world, port, work)).succeed(), count(work))
+}
+
+/// As [`node_requests`], over TLS, and once all `libraries` in the processes of the world are probed.
+///
+/// # Panics
+///
+/// As there, or if they are not.
+pub fn node_tls_requests(
+    world: &mut World,
+    port: u16,
+    work: &Value,
+    libraries: usize,
+) -> Vec<Requested> {
+    let mut command = node_client(world, port, work);
+    Wire::tls().tell(&mut command);
+    let mut client = world.start(command);
+    let is_there = client.wait_stderr(crate::process::patience(), |line| line == "gate");
+    assert!(is_there.is_some(), "{}", client.output());
+    if let Some(agent) = world.agent() {
+        agent.wait_probed(libraries);
+    }
+    client.tell("");
+    answers(&client.succeed(), count(work))
+}
+
+fn count(work: &Value) -> usize {
+    work["requests"].as_array().map_or(0, Vec::len)
+}
+
+fn node_client(world: &World, port: u16, work: &Value) -> Command {
     // Too long for an argument.
     let file = world.scratch().join("work.json");
     std::fs::write(&file, work.to_string())
         .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let mut command = Command::new("node");
     command.arg(source("client.js")).arg(port.to_string()).arg(&file);
-    let count = work["requests"].as_array().map_or(0, Vec::len);
-    answers(&world.start(command).succeed(), count)
+    command
 }
 
 /// Has the client of the `grpc` program ask, with its own arguments.

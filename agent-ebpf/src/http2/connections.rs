@@ -187,6 +187,19 @@ pub(crate) unsafe fn begin(sk: *mut c_void, connection: *mut Connection) -> bool
             count(Counter::DropNoState);
             return false;
         }
+        set_up(connection, http2)
+    }
+}
+
+/// Sets up what is kept of such a connection, which is all zero. Answers whether it is.
+///
+/// # Safety
+///
+/// The pointers must be live.
+#[inline(always)]
+pub(crate) unsafe fn set_up(connection: *mut Connection, http2: *mut Http2Connection) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
         if !try_lock(&raw mut (*http2).taken) {
             // The other direction began on another CPU in this moment.
             let mut patience = 0;

@@ -55,7 +55,7 @@ impl Carrier for ClientPacket {
 ///
 /// The pointers in `work` must be live.
 #[inline(always)]
-unsafe fn open_server(work: &mut Work, number: u32) {
+pub(crate) unsafe fn open_server(work: &mut Work, number: u32) {
     // SAFETY: the caller's promise.
     unsafe {
         let direction = &mut (*work.http2).requests;

@@ -50,7 +50,17 @@ pub(crate) unsafe fn received(sk: *mut c_void, connection: &Connection, tgid: u3
         return;
     }
     // SAFETY: checked for null; live while the program runs.
-    let http2: &mut Http2Connection = unsafe { &mut *http2 };
+    on_connection(unsafe { &mut *http2 }, connection, tgid, tid);
+}
+
+/// As [`received`], for a connection that may have no socket of its own.
+#[inline(always)]
+pub(crate) fn on_connection(
+    http2: &mut Http2Connection,
+    connection: &Connection,
+    tgid: u32,
+    tid: u32,
+) {
     if connection.role == Role::Client as u8 {
         let (replies, activity) = (http2.replies, http2.reply_activity);
         http2.replies = 0;

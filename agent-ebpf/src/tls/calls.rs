@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
-use tracewire_common::connection::{CONN_OPAQUE, Connection};
+use tracewire_common::connection::{CONN_HTTP2, CONN_OPAQUE, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::Role;
 use tracewire_common::tls::{Call, Session, SessionKey};
@@ -17,20 +17,24 @@ use crate::socket::drive::{self, Piece};
 use crate::socket::{packets, receive};
 use crate::state::count;
 use crate::tls::plaintext::{ClientText, ServerText};
-use crate::tls::sessions;
+use crate::tls::{http2, sessions};
 
 /// A call that a task is in.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Running {
+pub(crate) struct Running {
     /// The session's address.
-    session: u64,
+    pub(crate) session: u64,
     /// The address of the buffer.
-    buffer: u64,
+    pub(crate) buffer: u64,
     /// Where the library writes how many bytes it took; 0 if it answers that.
     taken_at: u64,
     /// [`Call`].
     call: u64,
+    /// Of plaintext that is to be read as HTTP/2: how long it is.
+    pub(crate) len: u32,
+    /// And where in its stream it starts.
+    pub(crate) seq: u32,
 }
 
 /// By task: the call that it is in.
@@ -40,14 +44,21 @@ static TLS_CALLS: HashMap<u32, Running, 16384, { BPF_F_NO_PREALLOC as usize }> =
 /// More than this in one call is no length.
 const MOST: u64 = 1 << 30;
 
+/// The call that a task is in.
+#[inline(always)]
+pub(crate) fn at_work(tid: u32) -> Option<Running> {
+    // SAFETY: map memory, written to by the task alone.
+    unsafe { Some(*TLS_CALLS.get_ptr(tid)?) }
+}
+
 /// The session that a task is in a call for.
 #[inline(always)]
 pub(crate) fn session_at_work(tid: u32) -> Option<u64> {
-    // SAFETY: map memory, written to by the task alone.
+    // SAFETY: as above.
     unsafe { Some((*TLS_CALLS.get_ptr(tid)?).session) }
 }
 
-/// The task ends, maybe in the midst of a call.
+/// The task is in no call any more; or it ends, maybe in the midst of one.
 #[inline(always)]
 pub(crate) fn forget(tid: u32) {
     if TLS_CALLS.get_ptr(tid).is_some() {
@@ -120,8 +131,8 @@ pub(crate) fn on_entry(ctx: &ProbeContext) {
         }
     };
     let is_ex = call == Call::ReadEx as u64 || call == Call::WriteEx as u64;
-    let running =
-        Running { session: address, buffer, taken_at: if is_ex { taken_at } else { 0 }, call };
+    let taken_at = if is_ex { taken_at } else { 0 };
+    let running = Running { session: address, buffer, taken_at, call, len: 0, seq: 0 };
     if TLS_CALLS.insert(tid, running, 0).is_err() {
         count(Counter::DropTlsCalls);
         // What it reads or writes now would be missing.
@@ -140,7 +151,13 @@ pub(crate) fn on_entry(ctx: &ProbeContext) {
     // SAFETY: map memory.
     unsafe {
         let seq = (*session).written;
-        read_text::<true>(session, id, buffer, len as u32, seq);
+        if read_text::<true>(session, id, buffer, len as u32, seq) == Text::Http2
+            && let Some(running) = TLS_CALLS.get_ptr_mut(tid)
+        {
+            (*running).len = len as u32;
+            (*running).seq = seq;
+            http2::call_reader::<true>(ctx);
+        }
     }
 }
 
@@ -155,47 +172,84 @@ pub(crate) fn on_return(ctx: &RetProbeContext) {
     if call == Call::New as u64 {
         return made(tgid, ctx.ret());
     }
-    let Some(running) = TLS_CALLS.get_ptr(tid) else { return };
-    // SAFETY: map memory, written to by the task alone, and copied before it is removed.
-    let running = unsafe { *running };
-    if call != running.call {
-        return;
+    let Some(running) = TLS_CALLS.get_ptr_mut(tid) else { return };
+    // SAFETY: map memory, written to by the task alone.
+    unsafe {
+        if call != (*running).call {
+            return;
+        }
+        if take_answer(running, ctx.ret::<u64>() as i32, id) {
+            http2::call_reader::<false>(ctx);
+        }
     }
-    let _was_there = TLS_CALLS.remove(tid);
-    let answer = ctx.ret::<u64>() as i32;
-    if answer <= 0 || running.call == Call::Handshake as u64 {
-        return;
+    forget(tid);
+}
+
+/// A call has ended, and this is what the library answers. Answers whether it gave plaintext of HTTP/2.
+///
+/// # Safety
+///
+/// `running` must be live.
+#[inline(always)]
+unsafe fn take_answer(running: *mut Running, answer: i32, id: u64) -> bool {
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    // SAFETY: the caller's promise.
+    let call = unsafe { (*running).call };
+    if answer <= 0 || call == Call::Handshake as u64 {
+        return false;
     }
     let mut taken = answer as u64;
-    if running.taken_at != 0 {
-        // SAFETY: the helper checks the address; the destination is a local of that length.
-        let failed = unsafe {
-            bpf_probe_read_user((&raw mut taken).cast(), 8, running.taken_at as *const _)
-        };
-        if failed != 0 {
-            taken = 0;
+    // SAFETY: the caller's promise; the helper checks the address; the destination is a local of that
+    // length.
+    unsafe {
+        if (*running).taken_at != 0
+            && bpf_probe_read_user((&raw mut taken).cast(), 8, (*running).taken_at as *const _) != 0
+        {
+            return false;
         }
     }
     if taken == 0 || taken > MOST {
-        return;
+        return false;
     }
-    let Some(session) = sessions::session(&key_of(tgid, running.session)) else { return };
-    let len = taken as u32;
     // SAFETY: map memory.
     unsafe {
-        if running.call == Call::Write as u64 || running.call == Call::WriteEx as u64 {
+        let Some(session) = sessions::session(&key_of(tgid, (*running).session)) else {
+            return false;
+        };
+        let len = taken as u32;
+        if call == Call::Write as u64 || call == Call::WriteEx as u64 {
             (*session).written = (*session).written.wrapping_add(len);
-            return;
+            return false;
         }
         let seq = (*session).read;
         (*session).read = seq.wrapping_add(len);
-        if read_text::<false>(session, id, running.buffer, len, seq) {
-            receive::associate(&mut (*session).connection, tgid, tid);
+        match read_text::<false>(session, id, (*running).buffer, len, seq) {
+            Text::Unread => false,
+            Text::Http1 => {
+                receive::associate(&mut (*session).connection, tgid, tid);
+                false
+            }
+            Text::Http2 => {
+                (*running).len = len;
+                (*running).seq = seq;
+                true
+            }
         }
     }
 }
 
-/// Reads plaintext that the process writes (`WRITES`) or has read. Answers whether it was looked at.
+/// What plaintext is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Text {
+    /// Of no interest, or nobody's.
+    Unread,
+    /// Read as HTTP/1.x.
+    Http1,
+    /// To be read as HTTP/2, by another program.
+    Http2,
+}
+
+/// Reads plaintext that the process writes (`WRITES`) or has read, unless that is HTTP/2.
 ///
 /// # Safety
 ///
@@ -207,7 +261,7 @@ unsafe fn read_text<const WRITES: bool>(
     buffer: u64,
     len: u32,
     seq: u32,
-) -> bool {
+) -> Text {
     // SAFETY: the caller's promise; no arguments.
     unsafe {
         let connection: *mut Connection = &raw mut (*session).connection;
@@ -215,10 +269,10 @@ unsafe fn read_text<const WRITES: bool>(
         if (*connection).cookie == 0 {
             // Whose plaintext it is, is not known.
             (*session).is_whole = 0;
-            return false;
+            return Text::Unread;
         }
         if (*connection).flags & CONN_OPAQUE != 0 {
-            return false;
+            return Text::Unread;
         }
         (*connection).tgid = (task >> 32) as u32;
         (*connection).tid = task as u32;
@@ -228,21 +282,28 @@ unsafe fn read_text<const WRITES: bool>(
             guess_role::<WRITES>(connection, buffer, len);
         }
         let role = (*connection).role;
-        if role == Role::Client as u8 {
-            if WRITES {
-                drive::read::<ClientText, true>(connection, &piece);
+        if role == Role::Unknown as u8 {
+            return Text::Unread;
+        }
+        let is_client = role == Role::Client as u8;
+        if (*connection).flags & CONN_HTTP2 == 0 {
+            if is_client == WRITES {
+                http2::recognise::<true>(connection, seq, buffer, len);
             } else {
-                drive::read::<ClientText, false>(connection, &piece);
-            }
-        } else if role == Role::Server as u8 {
-            if WRITES {
-                drive::read::<ServerText, false>(connection, &piece);
-            } else {
-                drive::read::<ServerText, true>(connection, &piece);
+                http2::recognise::<false>(connection, seq, buffer, len);
             }
         }
+        if (*connection).flags & CONN_HTTP2 != 0 {
+            return Text::Http2;
+        }
+        match (is_client, WRITES) {
+            (true, true) => drive::read::<ClientText, true>(connection, &piece),
+            (true, false) => drive::read::<ClientText, false>(connection, &piece),
+            (false, true) => drive::read::<ServerText, false>(connection, &piece),
+            (false, false) => drive::read::<ServerText, true>(connection, &piece),
+        }
     }
-    true
+    Text::Http1
 }
 
 /// The role of a process on a connection that is older than the agent, by what it says.

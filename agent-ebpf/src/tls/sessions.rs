@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
 };
 use aya_ebpf::macros::btf_map;
-use tracewire_common::connection::{CONN_TLS, UNKNOWN_UNCOUNTED};
+use tracewire_common::connection::{CONN_TLS, Connection, UNKNOWN_UNCOUNTED};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{HeadKind, Role};
 use tracewire_common::stream::Stream;
@@ -15,6 +15,7 @@ use tracewire_common::tls::{MAX_SESSIONS, Session, SessionKey};
 use crate::activities;
 use crate::socket::ending;
 use crate::state::{add, count};
+use crate::tls::http2;
 
 /// What is known of a socket that carries TLS.
 #[derive(Clone, Copy)]
@@ -91,13 +92,14 @@ pub(crate) fn begin(key: &SessionKey, is_whole: bool) -> Option<*mut Session> {
     Some(session)
 }
 
-/// The session is over, or used for another connection: what is in flight was never answered.
-#[inline(always)]
+/// The session is over, or used for another connection: what is in flight was never answered. With a
+/// stack of its own, as [`http2::recognise`].
+#[inline(never)]
 pub(crate) fn end(key: &SessionKey) {
     let Some(session) = session(key) else { return };
-    // SAFETY: map memory; no arguments.
+    // SAFETY: map memory.
     let cookie = unsafe {
-        ending::abandon(&raw mut (*session).connection, bpf_ktime_get_ns());
+        abandon(&raw mut (*session).connection);
         (*session).connection.cookie
     };
     if cookie != 0 {
@@ -120,10 +122,27 @@ pub(crate) fn socket_closed(cookie: u64) {
     // SAFETY: map memory, copied before it is removed.
     let key = unsafe { *key };
     if let Some(session) = session(&key) {
-        // SAFETY: map memory; no arguments.
-        unsafe { ending::abandon(&raw mut (*session).connection, bpf_ktime_get_ns()) };
+        // SAFETY: map memory.
+        unsafe { abandon(&raw mut (*session).connection) };
     }
+    // Of a session that is gone it may be left.
+    http2::forget(cookie);
     let _was_there = TLS_SOCKETS.remove(cookie);
+}
+
+/// What is in flight was never answered.
+///
+/// # Safety
+///
+/// `connection` must be live.
+#[inline(always)]
+unsafe fn abandon(connection: *mut Connection) {
+    // SAFETY: the caller's promise; no arguments.
+    unsafe {
+        let now = bpf_ktime_get_ns();
+        http2::end(&*connection, now);
+        ending::abandon(connection, now);
+    }
 }
 
 /// In [`Peers::cookie`]: the task has received from several, and which the next call is for is not

@@ -53,6 +53,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     (goroutines::BIRTH, "tell for which request a goroutine was made"),
     (tls::ENTRY, "read what is given to TLS libraries"),
     (tls::RETURN, "read what TLS libraries give"),
+    (tls::HTTP2_WRITTEN, "read frames of HTTP/2 that are given to TLS libraries"),
+    (tls::HTTP2_READ, "read frames of HTTP/2 that TLS libraries give"),
     ("track_connection", "follow connections"),
 ];
 
@@ -61,7 +63,14 @@ const FOR_PROPAGATION: &[&str] =
     &["rewrite_request", "rewrite_stage", HTTP2_REWRITE, "keep_readable"];
 
 /// Programs that are loaded by themselves, and attached where processes have what they are for.
-const FOR_PROCESSES: &[&str] = &[goroutines::CALL, goroutines::BIRTH, tls::ENTRY, tls::RETURN];
+const FOR_PROCESSES: &[&str] = &[
+    goroutines::CALL,
+    goroutines::BIRTH,
+    tls::ENTRY,
+    tls::RETURN,
+    tls::HTTP2_WRITTEN,
+    tls::HTTP2_READ,
+];
 
 /// Whether a program could be loaded.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, Map, MapData};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracewire_common::tls::{Call, Session, SessionKey};
 
@@ -22,6 +22,9 @@ use crate::tls::{self, TlsLibrary};
 /// The programs that read what goes into and comes out of libraries.
 pub(super) const ENTRY: &str = "read_tls_entry";
 pub(super) const RETURN: &str = "read_tls_return";
+/// Those that they call where it is HTTP/2.
+pub(super) const HTTP2_WRITTEN: &str = "read_tls_http2_written";
+pub(super) const HTTP2_READ: &str = "read_tls_http2_read";
 
 /// When after its start a process is looked at: the loader maps libraries within the first
 /// milliseconds, interpreters load theirs when they come to it, and nothing tells when.
@@ -53,6 +56,8 @@ type FileNumber = (u64, u64);
 /// The processes in scope that use TLS libraries.
 pub(super) struct TlsProcesses {
     programs: Programs,
+    /// Where programs find those for HTTP/2: emptied when it is closed.
+    _http2: [Map; 2],
     processes: HashMap<MapData, u32, u64>,
     sessions: HashMap<MapData, Shared<SessionKey>, Shared<Session>>,
     remembered: StdHashMap<Identity, Option<Arc<TlsLibrary>>>,
@@ -71,6 +76,8 @@ pub(super) struct TlsProcesses {
 pub(super) struct Programs {
     entry: Uprobe,
     back: Uprobe,
+    http2_written: Uprobe,
+    http2_read: Uprobe,
 }
 
 /// A process. The probes in it go with this.
@@ -88,12 +95,22 @@ impl TlsProcesses {
     ///
     /// # Errors
     ///
-    /// If the object lacks a map.
+    /// If the object lacks a map, or a program cannot be put in place.
     pub(super) fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self> {
         let mut map =
             |name| ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
+        let mut place = |name, program: &Uprobe| {
+            let array = map(name)?;
+            program.place(&array).with_context(|| format!("cannot put a program in {name}"))?;
+            anyhow::Ok(array)
+        };
+        let http2 = [
+            place("TLS_HTTP2_WRITTEN", &programs.http2_written)?,
+            place("TLS_HTTP2_READ", &programs.http2_read)?,
+        ];
         Ok(Self {
             programs,
+            _http2: http2,
             processes: HashMap::try_from(map("TLS_PROCESSES")?)?,
             sessions: HashMap::try_from(map("TLS_SESSIONS")?)?,
             remembered: StdHashMap::new(),
@@ -108,8 +125,9 @@ impl TlsProcesses {
 
     /// The programs that this kernel has taken.
     pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
-        let Programs { entry, back } = &self.programs;
-        [(ENTRY, entry), (RETURN, back)].into_iter()
+        let Programs { entry, back, http2_written, http2_read } = &self.programs;
+        let http2 = [(HTTP2_WRITTEN, http2_written), (HTTP2_READ, http2_read)];
+        [(ENTRY, entry), (RETURN, back)].into_iter().chain(http2)
     }
 
     /// A process runs a new program, or was made by one that uses TLS.
@@ -306,7 +324,12 @@ impl Programs {
                 Ok(false) => bail!("this kernel ends processes that filter their system calls when the end of a function is probed: it has to be updated (6.11 to 6.13 are concerned)"),
                 Err(error) => bail!("it cannot be tried whether probes harm processes: {error}"),
             }
-            Ok(Self { entry: load(ENTRY)?, back })
+            Ok(Self {
+                entry: load(ENTRY)?,
+                back,
+                http2_written: load(HTTP2_WRITTEN)?,
+                http2_read: load(HTTP2_READ)?,
+            })
         });
         programs
             .inspect_err(|error| {

@@ -19,6 +19,7 @@ use aya::maps::Map;
 use aya_obj::Object;
 
 /// `enum bpf_cmd`, `bpf_prog_type` and `bpf_attach_type` (include/uapi/linux/bpf.h).
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_BTF_LOAD: libc::c_int = 18;
 const BPF_LINK_CREATE: libc::c_int = 28;
@@ -78,6 +79,16 @@ struct LinkCreate {
     multi_flags: u32,
     pid: u32,
     pad: u32,
+}
+
+/// `union bpf_attr` for `BPF_MAP_UPDATE_ELEM`.
+#[repr(C)]
+struct MapUpdate {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// The descriptors of the loaded object's maps, by name.
@@ -162,7 +173,7 @@ impl Uprobe {
                 pad: 0,
             };
             // SAFETY: everything that is pointed to is alive, and as long as is said.
-            match unsafe { bpf(BPF_PROG_LOAD, &attr) } {
+            match unsafe { make(BPF_PROG_LOAD, &attr) } {
                 Ok(program) => {
                     let probe = Self { program };
                     probe.is_possible()?;
@@ -177,6 +188,26 @@ impl Uprobe {
                 }
             }
         }
+    }
+
+    /// Puts the program at the first place of an array, where others find it. The kernel empties the
+    /// array when it is closed.
+    ///
+    /// # Errors
+    ///
+    /// If that is no array of programs, or of others than this.
+    pub(super) fn place(&self, array: &Map) -> io::Result<()> {
+        let array = descriptor(array).ok_or(io::ErrorKind::InvalidInput)?;
+        let (index, program) = (0u32, self.program.as_raw_fd());
+        let attr = MapUpdate {
+            map_fd: array as u32,
+            pad: 0,
+            key: (&raw const index) as u64,
+            value: (&raw const program) as u64,
+            flags: 0,
+        };
+        // SAFETY: key and value are alive, and as long as such an array's are.
+        unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }.map(|_| ())
     }
 
     /// Whether the kernel knows this kind of link. It says of a directory that it is no file.
@@ -242,7 +273,7 @@ impl Uprobe {
             pad: 0,
         };
         // SAFETY: path, offsets and cookies are alive, and there are as many as it says.
-        unsafe { bpf(BPF_LINK_CREATE, &attr) }
+        unsafe { make(BPF_LINK_CREATE, &attr) }
     }
 }
 
@@ -344,20 +375,27 @@ fn load_types(object: &mut Object) -> Result<OwnedFd> {
         pad: 0,
     };
     // SAFETY: the types are alive, and as long as is said.
-    unsafe { bpf(BPF_BTF_LOAD, &attr) }.context("the kernel refused the programs' types")
+    unsafe { make(BPF_BTF_LOAD, &attr) }.context("the kernel refused the programs' types")
+}
+
+/// bpf(2).
+///
+/// # Safety
+///
+/// `attr` must be what the command takes, and what it points to be as long as it says.
+unsafe fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
+    // SAFETY: the caller's promise; the size is the attribute's own.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of_val(attr)) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
 
 /// bpf(2), with a command that makes a descriptor.
 ///
 /// # Safety
 ///
-/// `attr` must be what the command takes, and what it points to be as long as it says.
-unsafe fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's promise; the size is the attribute's own.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of_val(attr)) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor, owned here alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+/// As for [`bpf`].
+unsafe fn make<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise; a new descriptor, owned here alone.
+    unsafe { bpf(command, attr).map(|fd| OwnedFd::from_raw_fd(fd as RawFd)) }
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 without TLS, and gRPC: real peers in several languages.
+//! HTTP/2 and gRPC: real peers in several languages.
 
 #[expect(dead_code, reason = "the tests of faults ask more of it")]
 #[path = "../faults/accounting.rs"]
@@ -11,3 +11,4 @@ mod judge;
 mod plain;
 mod rpc;
 mod streams;
+mod tls;

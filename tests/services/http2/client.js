@@ -1,4 +1,5 @@
-// Makes requests on one connection of HTTP/2 without TLS, and says what came of each, as a JSON line.
+// Makes requests on one connection of HTTP/2, and says what came of each, as a JSON line. Without TLS, unless
+// that is the directory of the server's certificate: then it begins when it is told a line.
 //
 // Arguments: the server's port, and a file of JSON: `requests`, a list of `path` and maybe `headers`, `bytes`
 // to send, `cancel`, after the first piece of the answer; `parallel`, to make them all at once;
@@ -10,12 +11,13 @@ const http2 = require('node:http2');
 
 const [, , port, file] = process.argv;
 const work = JSON.parse(fs.readFileSync(file));
-const session = http2.connect(`http://127.0.0.1:${port}`, {
+const tls = process.env.TLS;
+let session;
+const options = {
   settings: work.settings || {},
   maxSendHeaderBlockLength: 1 << 20,
   peerMaxConcurrentStreams: 1000,
-});
-session.on('error', (error) => console.log(JSON.stringify({ session: String(error) })));
+};
 
 function make(request) {
   return new Promise((done) => {
@@ -43,6 +45,11 @@ function make(request) {
 }
 
 async function main() {
+  if (tls) {
+    options.ca = fs.readFileSync(`${tls}/certificate.pem`);
+  }
+  session = http2.connect(`${tls ? 'https' : 'http'}://127.0.0.1:${port}`, options);
+  session.on('error', (error) => console.log(JSON.stringify({ session: String(error) })));
   if (work.parallel) {
     for (const result of await Promise.all(work.requests.map(make))) {
       console.log(JSON.stringify(result));
@@ -55,4 +62,9 @@ async function main() {
   session.close();
 }
 
-main();
+if (tls) {
+  console.error('gate');
+  process.stdin.once('data', () => { process.stdin.unref(); main(); });
+} else {
+  main();
+}

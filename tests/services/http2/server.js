@@ -1,4 +1,5 @@
-// HTTP/2 without TLS, by the standard module. Knows nothing of tracing.
+// HTTP/2 by the standard module, without TLS unless that is the directory of a certificate and its key.
+// Knows nothing of tracing.
 //
 // Notes the trace headers that it receives in the file SEEN, for the tests. Answers with the
 // headers that it received, as JSON; a gRPC call with `node PATH`. With NEXT it asks another
@@ -53,7 +54,8 @@ function answerCall(stream, path) {
   });
 }
 
-const server = http2.createServer({
+const tls = process.env.TLS;
+const options = {
   // Past so many megabytes that wait to be sent, new streams would be refused.
   maxSessionMemory: 1000,
   settings: {
@@ -61,7 +63,14 @@ const server = http2.createServer({
     maxConcurrentStreams: 1000,
     ...(tableSize === undefined ? {} : { headerTableSize: Number(tableSize) }),
   },
-});
+};
+const server = tls
+  ? http2.createSecureServer({
+    cert: fs.readFileSync(`${tls}/certificate.pem`),
+    key: fs.readFileSync(`${tls}/key.pem`),
+    ...options,
+  })
+  : http2.createServer(options);
 
 server.on('stream', (stream, headers, flags, raw) => {
   const path = headers[':path'];
