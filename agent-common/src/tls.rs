@@ -15,7 +15,8 @@ pub struct SessionKey {
 /// What is probed of a library: the cookie of a probe says which function it is at.
 ///
 /// `int SSL_read(SSL *, void *buffer, int len)` and `SSL_write` answer the bytes that were
-/// taken; their other forms, with a `size_t *` for these as the last argument, answer 1 or 0.
+/// taken; their other forms, with a `size_t *` for these as the last argument, answer 1 or 0. GnuTLS's
+/// `ssize_t gnutls_record_recv(gnutls_session_t, void *data, size_t size)` is as the former.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Call {
@@ -29,12 +30,14 @@ pub enum Call {
     WriteEx = 3,
     /// `SSL_do_handshake`.
     Handshake = 4,
+    /// `SSL_sendfile`: plaintext goes in that is in no buffer.
+    SendFile = 5,
     /// `SSL_new`, of which the end is of interest.
-    New = 5,
+    New = 6,
     /// `SSL_free`, after which there is no session.
-    Free = 6,
+    Free = 7,
     /// `SSL_clear`, after which the session is used for another connection.
-    Clear = 7,
+    Clear = 8,
 }
 
 /// Sessions that are followed at once.

@@ -1,10 +1,12 @@
 //! Requests over TLS: read in the library, for as long as that harms nobody.
 
+use std::collections::HashMap;
 use std::process::Command;
 use std::time::Duration;
 
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::probes::{await_bytes_changed, bytes_changed};
+use tracewire_tests::process::Process;
 use tracewire_tests::script::{Load, Script};
 use tracewire_tests::services::{
     PROXY, Wire, curl, free_port, interpreter, nginx, node, python, start,
@@ -134,6 +136,48 @@ fn threads_that_call_the_library_at_once_get_what_they_ask_for_and_each_request_
 }
 
 #[test]
+fn sixteen_clients_with_gnutls_are_joined_with_their_server() {
+    const CLIENTS: usize = 16;
+    const REQUESTS: usize = 125;
+    let mut world = World::traced_with(&TALKATIVE);
+    let leaf = node(&world, &Wire::tls());
+    let mut clients: Vec<Process> = (0..CLIENTS)
+        .map(|_| {
+            // It asks for nothing before it has read all of what it is to ask for.
+            let mut command = Command::new("wget");
+            command.args(["--no-verbose", "--no-check-certificate", "--no-proxy"]);
+            command.args(["--output-document=-", "--input-file=-"]);
+            world.start(command)
+        })
+        .collect();
+    if let Some(agent) = world.agent() {
+        agent.wait_probed(1 + CLIENTS);
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        for request in 0..REQUESTS {
+            client.tell(&format!("https://127.0.0.1:{}/{number}/{request}", leaf.port));
+        }
+        client.close_input();
+    }
+    for (number, client) in clients.into_iter().enumerate() {
+        let wanted = (0..REQUESTS).map(|request| format!("leaf /{number}/{request}\n0 bytes"));
+        assert_eq!(client.succeed(), wanted.collect::<Vec<_>>().join("\n"));
+    }
+    let Some(outcome) = world.stop_agent() else { return };
+    assert_eq!(outcome.spans.len(), 2 * CLIENTS * REQUESTS, "{:?}", outcome.counters);
+    let (of_clients, of_servers) =
+        (of_kind(&outcome.spans, Kind::Client), of_kind(&outcome.spans, Kind::Server));
+    let of_clients: HashMap<&str, &Span> =
+        of_clients.into_iter().map(|span| (span.path(), span)).collect();
+    for server in of_servers {
+        let client = of_clients.get(server.path());
+        let client = client.unwrap_or_else(|| panic!("no client asked for it: {server:?}"));
+        assert_eq!((&server.parent, &server.trace_id), (&client.span_id, &client.trace_id));
+        assert_eq!((client.service(), client.status()), ("wget", "200"), "{client:?}");
+    }
+}
+
+#[test]
 fn sessions_older_than_the_agent_are_read_and_not_joined() {
     const BEFORE: usize = 5;
     const AFTER: usize = 20;
@@ -232,8 +276,9 @@ fn processes_are_probed_in_scope_only_and_only_while_the_agent_runs() {
     let outside = python(&elsewhere, free_port(), &wire);
     for dies in [false, true] {
         world.start_agent(&[]);
-        // `SSL_new`, `SSL_free`, `SSL_clear`, `SSL_do_handshake`, two to read and two to write.
-        await_bytes_changed(inside.id(), LIBRARY, 8);
+        // `SSL_new`, `SSL_free`, `SSL_clear`, `SSL_do_handshake`, `SSL_sendfile`, three to read and three
+        // to write.
+        await_bytes_changed(inside.id(), LIBRARY, 11);
         assert_eq!(bytes_changed(outside.id(), LIBRARY), 0);
         if dies {
             world.kill_agent();

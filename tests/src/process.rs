@@ -198,6 +198,11 @@ impl Process {
         assert!(matches!(told, Some(Ok(()))), "{} does not listen\n{}", self.name, self.output());
     }
 
+    /// Lets the process read the end of its standard input.
+    pub fn close_input(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         if self.status.is_none() {

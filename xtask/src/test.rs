@@ -108,13 +108,14 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
 }
 
 /// The real programs that the end-to-end tests talk through.
-fn end_to_end_needs() -> [Need; 12] {
+fn end_to_end_needs() -> [Need; 13] {
     [
         nginx::need(),
         Need::program("node", "nodejs"),
         Need::program("go", "golang-go"),
         Need::program("python3", "python3"),
         Need::program("curl", "curl"),
+        Need::program("wget", "wget"),
         Need::program("wrk", "wrk"),
         Need::program("h2load", "nghttp2-client"),
         Need::program("nghttpd", "nghttp2-server"),

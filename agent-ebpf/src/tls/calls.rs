@@ -117,8 +117,11 @@ pub(crate) fn on_entry(ctx: &ProbeContext) {
             // BoringSSL's own, in the midst of a read or a write.
             return;
         }
-        // A call for another session, whose end will find nothing here: what it takes is not known.
-        sessions::end(&key_of(tgid, outer));
+        // The library's own, in the midst of a call to the same end, counts instead of that. A call
+        // for another session is one whose end will find nothing here: what it takes is not known.
+        if outer != address {
+            sessions::end(&key_of(tgid, outer));
+        }
     }
     let key = key_of(tgid, address);
     let session = match sessions::session(&key) {
@@ -137,6 +140,9 @@ pub(crate) fn on_entry(ctx: &ProbeContext) {
         count(Counter::DropTlsCalls);
         // What it reads or writes now would be missing.
         return sessions::end(&key);
+    }
+    if call == Call::SendFile as u64 {
+        return;
     }
     if call != Call::Write as u64 && call != Call::WriteEx as u64 {
         return sessions::take_received(tid, &key, session);
@@ -217,7 +223,7 @@ unsafe fn take_answer(running: *mut Running, answer: i32, id: u64) -> bool {
             return false;
         };
         let len = taken as u32;
-        if call == Call::Write as u64 || call == Call::WriteEx as u64 {
+        if call != Call::Read as u64 && call != Call::ReadEx as u64 {
             (*session).written = (*session).written.wrapping_add(len);
             return false;
         }
