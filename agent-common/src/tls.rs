@@ -2,7 +2,7 @@
 
 use crate::connection::Connection;
 
-/// A session of a TLS library, by the library's own pointer to it.
+/// A session of a TLS library, by the library's own pointer to it, or a `crypto/tls.Conn` of Go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SessionKey {
@@ -38,6 +38,32 @@ pub enum Call {
     Free = 7,
     /// `SSL_clear`, after which the session is used for another connection.
     Clear = 8,
+    /// Go's `crypto/tls.(*Conn).Read`, at its start and at each of the instructions that return.
+    GoRead = 9,
+    /// Go's `crypto/tls.(*Conn).Write`, which takes all or fails for good.
+    GoWrite = 10,
+    /// Go's `crypto/tls.(*Conn).clientHandshake` or `serverHandshake`: the connection is new.
+    GoHandshake = 11,
+}
+
+impl Call {
+    /// Whether the number of a call is of one in Go, whose arguments are in other registers.
+    #[inline(always)]
+    pub fn is_go(call: u64) -> bool {
+        call >= Self::GoRead as u64
+    }
+
+    /// Whether the number of a call is of one that takes plaintext.
+    #[inline(always)]
+    pub fn writes(call: u64) -> bool {
+        call == Self::Write as u64 || call == Self::WriteEx as u64 || call == Self::GoWrite as u64
+    }
+
+    /// Whether the number of a call is of one that gives plaintext.
+    #[inline(always)]
+    pub fn reads(call: u64) -> bool {
+        call == Self::Read as u64 || call == Self::ReadEx as u64 || call == Self::GoRead as u64
+    }
 }
 
 /// Sessions that are followed at once.
@@ -57,4 +83,8 @@ pub struct Session {
     pub is_whole: u32,
     /// Non-zero once there was plaintext.
     pub has_text: u32,
+    /// Non-zero of a connection of Go, which nothing frees: it ends with its socket.
+    pub is_go: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }

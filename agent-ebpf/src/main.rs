@@ -13,7 +13,7 @@
 //! | `associate_receiver` | tracepoint `sock_recv_length` or `tcp_rcv_space_adjust` | learns which task works on which exchange |
 //! | `inherit_activity`, `note_exec`, `forget_task` | tracepoints `sched_process_*` | birth, new program and end of tasks |
 //! | `note_go_call`, `note_go_birth` | uprobes in Go programs | calls of the HTTP client; births of goroutines |
-//! | `read_tls_entry`, `read_tls_return` | uprobes in TLS libraries | sessions as they are made and freed; the plaintext that goes in and comes out |
+//! | `read_tls_entry`, `read_tls_return` | uprobes in TLS libraries and Go programs | sessions as they are made and freed; the plaintext that goes in and comes out |
 //! | `read_tls_http2_written`, `read_tls_http2_read` | tail calls of these | frames of HTTP/2 in it |
 
 #![no_std]

@@ -20,6 +20,7 @@ use std::time::Duration;
 use asking::Clients;
 use backend::Backend;
 use load::{Load, PATTERNS, Pattern};
+use tracewire_tests::golang;
 use tracewire_tests::probes::{await_bytes_changed, bytes_changed};
 use tracewire_tests::services::{Service, free_port, start};
 use tracewire_tests::world::{World, is_control};
@@ -34,26 +35,7 @@ const AFTERMATH: Duration = Duration::from_millis(400);
 
 /// Builds the service, with more arguments. `None` where there is no Go.
 fn built(world: &World, arguments: &[&str]) -> Option<PathBuf> {
-    built_of("causality/service.go", world, arguments)
-}
-
-fn built_of(source: &str, world: &World, arguments: &[&str]) -> Option<PathBuf> {
-    if Command::new("go").arg("version").output().is_err() {
-        eprintln!("skipped: there is no Go here");
-        return None;
-    }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("services").join(source);
-    let program = world.scratch().join("service");
-    let status = Command::new("go")
-        .args(["build", "-o"])
-        .arg(&program)
-        .args(arguments)
-        .arg(source)
-        .env("GO111MODULE", "off")
-        .env("GOCACHE", std::env::temp_dir().join("tracewire-go-cache"))
-        .status();
-    assert!(status.is_ok_and(|status| status.success()), "go build failed");
-    Some(program)
+    golang::built(world, "causality/service.go", arguments)
 }
 
 fn served(world: &World, program: &Path, backend: &Backend) -> Service {
@@ -129,7 +111,7 @@ fn a_program_that_can_be_moved_has_its_parents() {
 fn a_goroutine_of_a_pool_gives_no_call_the_parent_for_which_it_was_made() {
     for name in ["sequence", "parallel"] {
         let mut world = World::traced();
-        let Some(program) = built_of("pooled.go", &world, &[]) else { return };
+        let Some(program) = golang::built(&world, "pooled.go", &[]) else { return };
         let backend = Backend::start();
         let service = served(&world, &program, &backend);
         let pattern = PATTERNS.iter().find(|pattern| pattern.name == name);

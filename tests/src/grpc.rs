@@ -6,12 +6,10 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::golang::{GO_PATH, built};
 use crate::process::Process;
 use crate::services::{Service, Wire, free_port, start};
 use crate::world::World;
-
-/// Where Debian keeps the sources of its packages for Go.
-const GO_PATH: &str = "/usr/share/gocode";
 
 /// What a client of the `grpc` program saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,22 +144,11 @@ fn rust_program() -> PathBuf {
 ///
 /// If it does not compile.
 pub fn go_program(world: &World) -> Option<PathBuf> {
-    let is_there = Path::new(GO_PATH).join("src/google.golang.org/grpc").exists();
-    if !is_there || Command::new("go").arg("version").output().is_err() {
-        eprintln!("skipped: there is no Go here, or no golang-google-grpc-dev");
+    if !Path::new(GO_PATH).join("src/google.golang.org/grpc").exists() {
+        eprintln!("skipped: there is no golang-google-grpc-dev here");
         return None;
     }
-    let program = world.scratch().join("go-service");
-    let status = Command::new("go")
-        .args(["build", "-o"])
-        .arg(&program)
-        .arg(source("service.go"))
-        .env("GO111MODULE", "off")
-        .env("GOPATH", GO_PATH)
-        .env("GOCACHE", std::env::temp_dir().join("tracewire-go-cache"))
-        .status();
-    assert!(status.is_ok_and(|status| status.success()), "go build failed");
-    Some(program)
+    built(world, "http2/service.go", &[])
 }
 
 /// What the Go program speaks.

@@ -19,6 +19,7 @@ pub mod cgroup;
 pub mod cleanup;
 pub mod confine;
 pub mod expect;
+pub mod golang;
 pub mod grpc;
 pub mod http1;
 pub mod http2;

@@ -76,7 +76,7 @@ pub(crate) fn read_user(at: u64) -> u64 {
 
 /// The `runtime.g` that the thread at work runs; 0 if that is not known.
 #[inline(always)]
-fn running(process: &GoProcess) -> u64 {
+pub(crate) fn running(process: &GoProcess) -> u64 {
     let Some(config) = config() else { return 0 };
     if process.off_goid == 0 || config.go.task_fsbase == 0 {
         return 0;

@@ -17,8 +17,6 @@ use crate::task::exec::read_u64;
 const ALT: u64 = 0;
 /// The data word of the interface `persistConn.conn`.
 const CONN_DATA: u64 = 80 + 8;
-/// `persistConn.tlsState`: set on connections with TLS.
-const TLS_STATE: u64 = 96;
 /// `netFD.pfd.Sysfd`.
 const SYSFD: u64 = 16;
 /// `netFD.family`.
@@ -41,22 +39,28 @@ pub(crate) fn on_entry(persist_conn: u64) {
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     // The same program may run outside of the cgroup in scope, where no process is noted.
     let Some(process) = goroutine::process(tgid) else { return };
-    let Some(number) = descriptor(persist_conn) else { return };
-    let cookie = cookie(number);
+    if read_user(persist_conn.wrapping_add(ALT)) != 0 {
+        return;
+    }
+    let cookie = cookie_of(read_user(persist_conn.wrapping_add(CONN_DATA)));
     if cookie != 0 {
         goroutine::calls(process, tgid, cookie);
     }
 }
 
-/// The descriptor on which the connection sends, if it does so over TCP and without TLS.
+/// The cookie of the socket of a `net.TCPConn`, or of what begins with an interface to such a one, as
+/// a `crypto/tls.Conn` does; 0 if that is not known.
 #[inline(always)]
-fn descriptor(persist_conn: u64) -> Option<u64> {
-    if read_user(persist_conn.wrapping_add(ALT)) != 0
-        || read_user(persist_conn.wrapping_add(TLS_STATE)) != 0
-    {
-        return None;
+pub(crate) fn cookie_of(conn: u64) -> u64 {
+    match descriptor(conn) {
+        Some(number) => cookie(number),
+        None => 0,
     }
-    let mut conn = read_user(persist_conn.wrapping_add(CONN_DATA));
+}
+
+/// The descriptor on which the connection sends, if it does so over TCP.
+#[inline(always)]
+fn descriptor(mut conn: u64) -> Option<u64> {
     let mut depth = 0;
     while depth < WRAPPED {
         // A `TCPConn` is a pointer to a `netFD`, and no more.

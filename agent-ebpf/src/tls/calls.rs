@@ -17,7 +17,7 @@ use crate::socket::drive::{self, Piece};
 use crate::socket::{packets, receive};
 use crate::state::count;
 use crate::tls::plaintext::{ClientText, ServerText};
-use crate::tls::{http2, sessions};
+use crate::tls::{golang, http2, sessions};
 
 /// A call that a task is in.
 #[derive(Clone, Copy)]
@@ -28,9 +28,9 @@ pub(crate) struct Running {
     /// The address of the buffer.
     pub(crate) buffer: u64,
     /// Where the library writes how many bytes it took; 0 if it answers that.
-    taken_at: u64,
+    pub(crate) taken_at: u64,
     /// [`Call`].
-    call: u64,
+    pub(crate) call: u64,
     /// Of plaintext that is to be read as HTTP/2: how long it is.
     pub(crate) len: u32,
     /// And where in its stream it starts.
@@ -42,7 +42,7 @@ pub(crate) struct Running {
 static TLS_CALLS: HashMap<u32, Running, 16384, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// More than this in one call is no length.
-const MOST: u64 = 1 << 30;
+pub(crate) const MOST: u64 = 1 << 30;
 
 /// The call that a task is in.
 #[inline(always)]
@@ -97,25 +97,78 @@ fn over(key: &SessionKey, is_cleared: bool) {
     }
 }
 
+/// Plaintext that a call takes.
+pub(crate) struct Taken {
+    pub(crate) session: *mut Session,
+    /// The address of the session.
+    pub(crate) address: u64,
+    /// Where the plaintext is.
+    pub(crate) buffer: u64,
+    pub(crate) len: u32,
+    /// Where in its stream it starts.
+    pub(crate) seq: u32,
+    /// [`Call`].
+    pub(crate) call: u64,
+}
+
 /// A task enters the library, for what [`Call`] says.
 #[inline(always)]
 pub(crate) fn on_entry(ctx: &ProbeContext) {
     // SAFETY: the program's context; no arguments.
     let (call, id) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), bpf_get_current_pid_tgid()) };
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
-    let (Some(address), Some(buffer), Some(len), Some(taken_at)) =
-        (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2), ctx.arg::<u64>(3))
-    else {
-        return;
-    };
     sessions::count_call(tgid);
+    let taken =
+        if Call::is_go(call) { golang::enters(ctx, call, tgid) } else { enters(ctx, call, id) };
+    let Some(taken) = taken else { return };
+    // Before the library has it: who receives it may do so before the call returns. What it does
+    // not take is written once more, and known then.
+    // SAFETY: map memory.
+    let text = unsafe { read_text::<true>(taken.session, id, taken.buffer, taken.len, taken.seq) };
+    if text != Text::Http2 {
+        return;
+    }
+    let Taken { address, buffer, len, seq, call, .. } = taken;
+    if Call::is_go(call) {
+        enter(tid, &Running { session: address, buffer, taken_at: 0, call, len, seq });
+    } else if let Some(running) = TLS_CALLS.get_ptr_mut(tid) {
+        // SAFETY: map memory, written to by the task alone.
+        unsafe {
+            (*running).len = len;
+            (*running).seq = seq;
+        }
+    }
+    http2::call_reader::<true>(ctx);
+    if Call::is_go(call) {
+        forget(tid);
+    }
+}
+
+/// The task is in a call. Answers whether there is room to know that.
+#[inline(always)]
+pub(crate) fn enter(tid: u32, running: &Running) -> bool {
+    let is_known = TLS_CALLS.insert(tid, running, 0).is_ok();
+    if !is_known {
+        count(Counter::DropTlsCalls);
+    }
+    is_known
+}
+
+/// As [`on_entry`], of a library in C. Answers what plaintext that takes.
+#[inline(always)]
+fn enters(ctx: &ProbeContext, call: u64, id: u64) -> Option<Taken> {
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let (address, buffer) = (ctx.arg::<u64>(0)?, ctx.arg::<u64>(1)?);
+    let (len, taken_at) = (ctx.arg::<u64>(2)?, ctx.arg::<u64>(3)?);
+    let key = key_of(tgid, address);
     if call >= Call::Free as u64 {
-        return over(&key_of(tgid, address), call == Call::Clear as u64);
+        over(&key, call == Call::Clear as u64);
+        return None;
     }
     if let Some(outer) = session_at_work(tid) {
         if outer == address && call == Call::Handshake as u64 {
             // BoringSSL's own, in the midst of a read or a write.
-            return;
+            return None;
         }
         // The library's own, in the midst of a call to the same end, counts instead of that. A call
         // for another session is one whose end will find nothing here: what it takes is not known.
@@ -123,48 +176,33 @@ pub(crate) fn on_entry(ctx: &ProbeContext) {
             sessions::end(&key_of(tgid, outer));
         }
     }
-    let key = key_of(tgid, address);
     let session = match sessions::session(&key) {
         Some(session) => session,
-        None => {
-            // A handshake comes before any plaintext.
-            let is_whole = call == Call::Handshake as u64;
-            let Some(session) = sessions::begin(&key, is_whole) else { return };
-            session
-        }
+        // A handshake comes before any plaintext.
+        None => sessions::begin(&key, call == Call::Handshake as u64)?,
     };
     let is_ex = call == Call::ReadEx as u64 || call == Call::WriteEx as u64;
     let taken_at = if is_ex { taken_at } else { 0 };
-    let running = Running { session: address, buffer, taken_at, call, len: 0, seq: 0 };
-    if TLS_CALLS.insert(tid, running, 0).is_err() {
-        count(Counter::DropTlsCalls);
+    if !enter(tid, &Running { session: address, buffer, taken_at, call, len: 0, seq: 0 }) {
         // What it reads or writes now would be missing.
-        return sessions::end(&key);
+        sessions::end(&key);
+        return None;
     }
     if call == Call::SendFile as u64 {
-        return;
+        return None;
     }
-    if call != Call::Write as u64 && call != Call::WriteEx as u64 {
-        return sessions::take_received(tid, &key, session);
+    if !Call::writes(call) {
+        sessions::take_received(tid, &key, session);
+        return None;
     }
     // Where the other form has a `size_t` this has an `int`, and what is above that is anything.
     let len = if is_ex { len } else { len & 0xffff_ffff };
     if len == 0 || len > MOST {
-        return;
+        return None;
     }
-    // Before the library has it: who receives it may do so before the call returns. What it does
-    // not take is written once more, and known then.
     // SAFETY: map memory.
-    unsafe {
-        let seq = (*session).written;
-        if read_text::<true>(session, id, buffer, len as u32, seq) == Text::Http2
-            && let Some(running) = TLS_CALLS.get_ptr_mut(tid)
-        {
-            (*running).len = len as u32;
-            (*running).seq = seq;
-            http2::call_reader::<true>(ctx);
-        }
-    }
+    let seq = unsafe { (*session).written };
+    Some(Taken { session, address, buffer, len: len as u32, seq, call })
 }
 
 /// A task comes back from the library.
@@ -178,12 +216,16 @@ pub(crate) fn on_return(ctx: &RetProbeContext) {
     if call == Call::New as u64 {
         return made(tgid, ctx.ret());
     }
+    if call == Call::GoRead as u64 {
+        golang::returns(tgid, tid);
+    }
     let Some(running) = TLS_CALLS.get_ptr_mut(tid) else { return };
     // SAFETY: map memory, written to by the task alone.
     unsafe {
         if call != (*running).call {
             return;
         }
+        // What Go answers first is in the same register.
         if take_answer(running, ctx.ret::<u64>() as i32, id) {
             http2::call_reader::<false>(ctx);
         }
@@ -223,7 +265,7 @@ unsafe fn take_answer(running: *mut Running, answer: i32, id: u64) -> bool {
             return false;
         };
         let len = taken as u32;
-        if call != Call::Read as u64 && call != Call::ReadEx as u64 {
+        if !Call::reads(call) {
             (*session).written = (*session).written.wrapping_add(len);
             return false;
         }

@@ -11,7 +11,7 @@ use tracewire_common::connection::{CONN_HTTP2, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, Outcome, Role};
 use tracewire_common::records::KIND_HTTP2_ENDED;
-use tracewire_common::tls::{MAX_SESSIONS, SessionKey};
+use tracewire_common::tls::{Call, MAX_SESSIONS, SessionKey};
 
 use crate::http2::connections::{self, Http2Connection};
 use crate::http2::drive::{self, Carrier, Work};
@@ -126,7 +126,7 @@ fn read<const WRITES: bool>() {
     let id = unsafe { bpf_get_current_pid_tgid() };
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     let Some(call) = calls::at_work(tid) else { return };
-    if !WRITES {
+    if !WRITES || Call::is_go(call.call) {
         calls::forget(tid);
     }
     let key = SessionKey { tgid: tgid as u64, session: call.session };

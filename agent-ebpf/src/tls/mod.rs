@@ -7,6 +7,7 @@
 //! [`Connection`]: tracewire_common::connection::Connection
 
 pub(crate) mod calls;
+pub(crate) mod golang;
 pub(crate) mod http2;
 mod plaintext;
 pub(crate) mod sessions;

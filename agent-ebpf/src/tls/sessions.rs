@@ -123,7 +123,13 @@ pub(crate) fn socket_closed(cookie: u64) {
     let key = unsafe { *key };
     if let Some(session) = session(&key) {
         // SAFETY: map memory.
-        unsafe { abandon(&raw mut (*session).connection) };
+        let is_go = unsafe {
+            abandon(&raw mut (*session).connection);
+            (*session).is_go != 0
+        };
+        if is_go {
+            let _was_there = TLS_SESSIONS.remove(&key);
+        }
     }
     // Of a session that is gone it may be left.
     http2::forget(cookie);

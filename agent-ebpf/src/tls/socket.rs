@@ -3,9 +3,10 @@
 use tracewire_common::connection::{CONN_OPAQUE, Connection};
 use tracewire_common::tls::SessionKey;
 
+use crate::golang::goroutine;
 use crate::task::work;
-use crate::tls::calls;
 use crate::tls::sessions::{self, Peers};
+use crate::tls::{calls, golang};
 
 /// The task at work received bytes from a socket with TLS. Answers whether nothing is to be made of
 /// them, since their plaintext is read, or will be: during a handshake an event loop takes up nothing
@@ -35,6 +36,10 @@ pub(crate) fn received(connection: &mut Connection, tgid: u32, tid: u32) -> bool
         pad: 0,
     };
     let Some(session) = calls::session_at_work(tid) else {
+        if goroutine::process(tgid).is_some() {
+            golang::note_received(&peers);
+            return true;
+        }
         return sessions::note_received(tid, &peers);
     };
     let key = SessionKey { tgid: tgid as u64, session };

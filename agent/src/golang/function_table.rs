@@ -24,23 +24,32 @@ struct Header {
     functions_at: u64,
 }
 
-/// The address of a function. `None` if the program has it not.
+/// A function's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Code {
+    /// Its address.
+    pub(super) address: u64,
+    /// How many bytes there are up to the next function's.
+    pub(super) len: u64,
+}
+
+/// The code of a function. `None` if the program has it not.
 ///
 /// # Errors
 ///
 /// If the table is in a format that is not known.
-pub(super) fn address_of(
+pub(super) fn code_of(
     elf: &mut Elf<'_>,
     table: Section,
     text: Section,
     name: &[u8],
-) -> Result<Option<u64>, Unknown> {
+) -> Result<Option<Code>, Unknown> {
     let entry = elf.entry;
     let window = &mut elf.window;
     let header = header(window, table).ok_or(Unknown::Functions)?;
     let Some(name) = place_of_name(window, &header, name) else { return Ok(None) };
-    let Some(offset) = entry_of(window, table, &header, name) else { return Ok(None) };
-    let offset = u64::from(offset);
+    let Some((offset, end)) = entry_of(window, table, &header, name) else { return Ok(None) };
+    let (offset, end) = (u64::from(offset), u64::from(end));
     // Where functions are is counted from the start of Go's code. The header says where that is,
     // but not in programs that can be moved, nor from Go 1.26 on. Then it is the section's, if
     // nothing stands before it, as the start of the program shows; else a symbol has to say it.
@@ -49,13 +58,17 @@ pub(super) fn address_of(
     } else {
         let starts_with_go = place_of_name(window, &header, ENTRY)
             .and_then(|name| entry_of(window, table, &header, name))
-            .is_some_and(|first| text.address.checked_add(u64::from(first)) == Some(entry));
+            .is_some_and(|(first, _)| text.address.checked_add(u64::from(first)) == Some(entry));
         let start = if starts_with_go { Some(text.address) } else { elf.function(START) };
         start.ok_or(Unknown::Functions)?
     };
     let address = start.checked_add(offset).ok_or(Unknown::Malformed)?;
-    let is_code = address.checked_sub(text.address).is_some_and(|into| into < text.len);
-    if is_code { Ok(Some(address)) } else { Err(Unknown::Functions) }
+    let len = end.checked_sub(offset).ok_or(Unknown::Malformed)?;
+    let is_code = address
+        .checked_sub(text.address)
+        .and_then(|into| into.checked_add(len))
+        .is_some_and(|end| len > 0 && end <= text.len);
+    if is_code { Ok(Some(Code { address, len })) } else { Err(Unknown::Functions) }
 }
 
 /// Reads the header: magic, two zeros, the least length of an instruction, the size of a pointer;
@@ -91,9 +104,15 @@ fn place_of_name(window: &mut Window<'_>, header: &Header, name: &[u8]) -> Optio
     u32::try_from(found + 1).ok()
 }
 
-/// Where the function of that name starts, counted from the start of the code: goes through the
-/// index, which says where a function is and where it is described.
-fn entry_of(window: &mut Window<'_>, table: Section, header: &Header, name: u32) -> Option<u32> {
+/// Where the function of that name starts, and where the next does, counted from the start of the code:
+/// goes through the index, which says where a function is and where it is described. Behind the last
+/// stands where the code ends.
+fn entry_of(
+    window: &mut Window<'_>,
+    table: Section,
+    header: &Header,
+    name: u32,
+) -> Option<(u32, u32)> {
     /// Entries of the index that are read at once.
     const ENTRIES: u64 = (Window::LONGEST / 8) as u64;
     let end = table.at.checked_add(table.len)?;
@@ -104,7 +123,7 @@ fn entry_of(window: &mut Window<'_>, table: Section, header: &Header, name: u32)
         let bytes = window.bytes(header.functions_at + first * 8, (count * 8) as usize)?;
         index.clear();
         index.extend(bytes.as_chunks::<8>().0.iter().map(|&entry| u64::from_le_bytes(entry)));
-        for &entry in &index {
+        for (number, &entry) in (first..).zip(&index) {
             // Two numbers of four bytes: where the function starts, where it is described. There
             // the name comes second.
             let described_at = header.functions_at.checked_add((entry >> 32) + 4)?;
@@ -112,7 +131,8 @@ fn entry_of(window: &mut Window<'_>, table: Section, header: &Header, name: u32)
                 return None;
             }
             if window.u32(described_at)? == name {
-                return Some(entry as u32);
+                let next = window.u32(header.functions_at.checked_add((number + 1) * 8)?)?;
+                return Some((entry as u32, next));
             }
         }
         first += count;

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Write;
 
 use super::*;
+use crate::tls::TlsLibrary;
+use tracewire_common::tls::Call;
 
 const CODE: u64 = 0x40_1000;
 const CODE_AT: u64 = 0x1000;
@@ -24,6 +26,8 @@ struct Made {
     entry: u64,
     symbols: bool,
     prologue: &'static [u8],
+    /// More code: where, and what.
+    code: Vec<(u32, Vec<u8>)>,
 }
 
 impl Default for Made {
@@ -41,6 +45,7 @@ impl Default for Made {
             entry: CODE + u64::from(START),
             symbols: false,
             prologue: SHORT,
+            code: Vec::new(),
         }
     }
 }
@@ -105,6 +110,9 @@ impl Made {
             parts.push((name(".symtab"), 2, 0, symbols, 5));
         }
         parts[0].3[CLIENT as usize..][..self.prologue.len()].copy_from_slice(self.prologue);
+        for (at, code) in &self.code {
+            parts[0].3[*at as usize..][..code.len()].copy_from_slice(code);
+        }
         let own = name(".shstrtab");
         parts.push((own, 3, 0, strings, 0));
         let mut made = b"\x7fELF\x02\x01\x01".to_vec();
@@ -222,6 +230,56 @@ fn among_other_thread_local_variables_the_slot_is_found_by_its_symbol() {
     let made = Made { symbols: true, ..stripped };
     let binary = inspected(&made).expect("a Go program").expect("a known one");
     assert_eq!(binary.process.g_slot, 24u64.wrapping_neg());
+}
+
+/// A program with the functions of the TLS library, of which the one that reads has this code behind its
+/// prologue.
+fn with_tls(read: &[u8]) -> Made {
+    let functions = vec![
+        ("_rt0_amd64_linux", START),
+        ("crypto/tls.(*Conn).Read", 0x100),
+        ("crypto/tls.(*Conn).Write", 0x200),
+        ("crypto/tls.(*Conn).serverHandshake", 0x300),
+    ];
+    let code = [(0x100, [SHORT, read].concat()), (0x200, SHORT.to_vec()), (0x300, SHORT.to_vec())];
+    Made { functions, code: code.to_vec(), ..Made::default() }
+}
+
+fn tls_of(made: &Made) -> Option<Result<TlsLibrary, Unknown>> {
+    let file = file(&made.bytes());
+    tls_library(&mut Elf::open(Window::new(&file))?)
+}
+
+#[test]
+fn reading_from_tls_is_probed_at_each_instruction_that_returns_and_at_no_byte_that_looks_like_one()
+{
+    // mov eax, 0xc3c3c3c3; ret; jmp; mov rax, [rsp+0xc3]; ret
+    let read = [
+        &[0xb8, 0xc3, 0xc3, 0xc3, 0xc3, 0xc3, 0xeb, 0x09][..],
+        &[0x48, 0x8b, 0x84, 0x24, 0xc3, 0, 0, 0, 0xc3],
+    ]
+    .concat();
+    let library = tls_of(&with_tls(&read)).expect("a Go program with TLS").expect("a known one");
+    let after = CODE_AT + 0x100 + SHORT.len() as u64;
+    assert_eq!(library.ends, [(after + 5, Call::GoRead), (after + 16, Call::GoRead)]);
+    assert_eq!(library.returns, []);
+    let entered = |at| CODE_AT + at + 9;
+    let entries = [
+        (entered(0x100), Call::GoRead),
+        (entered(0x200), Call::GoWrite),
+        (entered(0x300), Call::GoHandshake),
+    ];
+    assert_eq!(library.entries, entries);
+}
+
+#[test]
+fn reading_from_tls_that_is_not_understood_is_not_probed() {
+    // An instruction that there is not in 64 bits; no end at all.
+    for read in [&[0x06, 0xc3][..], &[]] {
+        assert_eq!(tls_of(&with_tls(read)), Some(Err(Unknown::Functions)), "{read:x?}");
+    }
+    let without = Made::default();
+    assert_eq!(tls_of(&without), None);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod build_info;
 mod function_table;
+mod tls;
 
 use std::fmt;
 use std::fs::File;
@@ -11,7 +12,9 @@ use std::fs::File;
 use tracewire_common::golang::GoProcess;
 
 use crate::elf::{Elf, Window};
-use build_info::Version;
+use build_info::{Layout, Version};
+use function_table::Code;
+pub(crate) use tls::tls_library;
 
 /// The client's function that hands a request to the goroutine that writes on a connection. It
 /// runs in the goroutine for which the request is.
@@ -87,16 +90,20 @@ pub(crate) fn inspect(file: &File) -> Option<Result<GoBinary, Unknown>> {
         return None;
     }
     let mut elf = Elf::open(Window::new(file))?;
-    let build_info = elf.section(b".go.buildinfo")?;
-    Some(match build_info::version(&mut elf.window, build_info) {
-        Some(version) => binary(&mut elf, &version),
-        None => Err(Unknown::Version("a version before go1.18".to_owned())),
-    })
+    Some(layout(&mut elf)?.and_then(|layout| binary(&mut elf, layout)))
 }
 
-fn binary(elf: &mut Elf<'_>, version: &str) -> Result<GoBinary, Unknown> {
+/// Where fields are in the program. `None` if it is none of Go.
+fn layout(elf: &mut Elf<'_>) -> Option<Result<Layout, Unknown>> {
+    let build_info = elf.section(b".go.buildinfo")?;
+    let Some(version) = build_info::version(&mut elf.window, build_info) else {
+        return Some(Err(Unknown::Version("a version before go1.18".to_owned())));
+    };
     let layout = version.parse().ok().and_then(Version::layout);
-    let layout = layout.ok_or_else(|| Unknown::Version(version.to_owned()))?;
+    Some(layout.ok_or(Unknown::Version(version)))
+}
+
+fn binary(elf: &mut Elf<'_>, layout: Layout) -> Result<GoBinary, Unknown> {
     let g_slot = g_slot(elf)?;
     let round_trip = function(elf, ROUND_TRIP)?;
     let mut process = GoProcess { g_slot, off_goid: layout.goid, ..GoProcess::default() };
@@ -111,14 +118,19 @@ fn binary(elf: &mut Elf<'_>, version: &str) -> Result<GoBinary, Unknown> {
 
 /// Where in the file a function is probed; `None` if the program has it not.
 fn function(elf: &mut Elf<'_>, name: &[u8]) -> Result<Option<u64>, Unknown> {
+    match code(elf, name)? {
+        Some(code) => place_of_probe(elf, code.address).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The code of a function; `None` if the program has it not.
+fn code(elf: &mut Elf<'_>, name: &[u8]) -> Result<Option<Code>, Unknown> {
     // It is called otherwise in programs that can be moved.
     let table = elf.section(b".gopclntab").or_else(|| elf.section(b".data.rel.ro.gopclntab"));
     let table = table.ok_or(Unknown::Functions)?;
     let text = elf.section(b".text").ok_or(Unknown::Malformed)?;
-    match function_table::address_of(elf, table, text, name)? {
-        Some(address) => place_of_probe(elf, address).map(Some),
-        None => Ok(None),
-    }
+    function_table::code_of(elf, table, text, name)
 }
 
 /// Where in the file a function, at that address, can be probed: at the jump in its prologue, which

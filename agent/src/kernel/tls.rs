@@ -344,9 +344,15 @@ impl Programs {
             functions.iter().map(|&(offset, call)| Place { offset, cookie: call as u64 }).collect()
         };
         // What ends calls comes first: one that is seen to begin is then seen to end.
-        let back = self.back.attach_returns(file, &places(&library.returns), pid)?;
-        let entry = self.entry.attach(file, &places(&library.entries), pid)?;
-        Ok(vec![back, entry])
+        let mut probes = Vec::new();
+        if !library.returns.is_empty() {
+            probes.push(self.back.attach_returns(file, &places(&library.returns), pid)?);
+        }
+        if !library.ends.is_empty() {
+            probes.push(self.back.attach(file, &places(&library.ends), pid)?);
+        }
+        probes.push(self.entry.attach(file, &places(&library.entries), pid)?);
+        Ok(probes)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use tracewire_common::tls::Call;
 
 use crate::elf::{Elf, Window};
+use crate::golang;
 
 /// Where in a file the functions of a TLS library are, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub(crate) struct TlsLibrary {
     pub(crate) entries: Vec<(u64, Call)>,
     /// Those of which it is of interest that they return.
     pub(crate) returns: Vec<(u64, Call)>,
+    /// The instructions by which functions return whose return address must be left alone.
+    pub(crate) ends: Vec<(u64, Call)>,
 }
 
 /// The functions of an interface by name; without the first two it is no such library.
@@ -49,7 +52,14 @@ const GNUTLS: &Interface = &[
 /// Reads a file. `None` if it is no such library.
 pub(crate) fn inspect(file: &File) -> Option<TlsLibrary> {
     let mut elf = Elf::open(Window::new(file))?;
-    [OPENSSL, GNUTLS].into_iter().find_map(|interface| find(&mut elf, interface))
+    let c = [OPENSSL, GNUTLS].into_iter().find_map(|interface| find(&mut elf, interface));
+    c.or_else(|| match golang::tls_library(&mut elf)? {
+        Ok(library) => Some(library),
+        Err(unknown) => {
+            tracing::debug!(%unknown, "requests over TLS of a Go program are not read");
+            None
+        }
+    })
 }
 
 fn find(elf: &mut Elf<'_>, interface: &Interface) -> Option<TlsLibrary> {
