@@ -49,7 +49,7 @@ pub(crate) fn enters(ctx: &ProbeContext, call: u64, tgid: u32) -> Option<Taken> 
     if call == Call::GoHandshake as u64 {
         // Also where another connection was at that address.
         sessions::end(&key);
-        let _missed_already = GO_TLS_CONNS.insert(&key, FRESH, BPF_NOEXIST as u64);
+        let _missed_already = GO_TLS_CONNS.insert(key, FRESH, BPF_NOEXIST as u64);
         return None;
     }
     if call == Call::GoRead as u64 {
@@ -57,7 +57,7 @@ pub(crate) fn enters(ctx: &ProbeContext, call: u64, tgid: u32) -> Option<Taken> 
         if g != 0 && !is_on_stack(g, buffer) {
             let reading = GoroutineId { tgid: tgid as u64, goid: g };
             let running = Running { session: conn, buffer, taken_at: 0, call, len: 0, seq: 0 };
-            let _unread_then = GO_TLS_READS.insert(&reading, &running, 0);
+            let _unread_then = GO_TLS_READS.insert(reading, running, 0);
         }
         return None;
     }
@@ -79,10 +79,10 @@ pub(crate) fn returns(tgid: u32, tid: u32) {
     let Some(process) = goroutine::process(tgid) else { return };
     let g = goroutine::running(process);
     let reading = GoroutineId { tgid: tgid as u64, goid: g };
-    let Some(running) = GO_TLS_READS.get_ptr(&reading) else { return };
+    let Some(running) = GO_TLS_READS.get_ptr(reading) else { return };
     // SAFETY: map memory, written to on the goroutine's behalf alone, and copied before it is removed.
     let running = unsafe { *running };
-    let _was_there = GO_TLS_READS.remove(&reading);
+    let _was_there = GO_TLS_READS.remove(reading);
     let key = SessionKey { tgid: tgid as u64, session: running.session };
     if session_of(&key).is_some() {
         calls::enter(tid, &running);

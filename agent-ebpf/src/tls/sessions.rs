@@ -128,7 +128,7 @@ pub(crate) fn socket_closed(cookie: u64) {
             (*session).is_go != 0
         };
         if is_go {
-            let _was_there = TLS_SESSIONS.remove(&key);
+            let _was_there = TLS_SESSIONS.remove(key);
         }
     }
     // Of a session that is gone it may be left.
