@@ -10,6 +10,7 @@ use crate::assemble::http2::{Http2Connections, Http2Limits, Part};
 use crate::assemble::{REDACTED, head_of_fields, parse_head};
 use crate::executables::Executables;
 use crate::export::parse_headers;
+use crate::golang;
 use crate::kernel::blocked::descriptor;
 use crate::kernel::btf::KernelTypes;
 use crate::kernel::proc_net::listening_port;
@@ -17,6 +18,10 @@ use crate::metrics::Metrics;
 use crate::resolve::identity::Identity;
 use crate::resolve::{container, procfs};
 use crate::span::{RequestHead, TextRange};
+use crate::tls;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::slice::from_ref;
 use tracewire_common::outcome::HeadKind;
 
@@ -33,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     ("btf", btf),
     ("otlp_headers", otlp_headers),
     ("executables", executables),
+    ("programs", programs),
 ];
 
 /// Takes the next piece of an input: up to the first byte 0xff, which no text holds.
@@ -258,6 +264,43 @@ pub fn executables(mut data: &[u8]) {
     if let Ok(including) = Executables::new(from_ref(&include), &[]) {
         assert!(including.include(Some(&path)) || !both.include(Some(&path)));
     }
+}
+
+/// The file of a program or of a library, which is looked at wherever a process has it mapped: where it is
+/// probed is inside of it.
+pub fn programs(data: &[u8]) {
+    let Some(file) = memory_file(data) else { return };
+    let len = data.len() as u64;
+    if let Some(Ok(binary)) = golang::inspect(&file) {
+        assert!(binary.round_trip.is_none_or(|place| place < len));
+        assert!(binary.birth.is_none_or(|place| place < len));
+    }
+    if let Some(library) = tls::inspect(&file) {
+        // Of the others only the start of what is executable is known, and the kernel asks for the end.
+        for (place, _) in library.ends {
+            let byte = usize::try_from(place).ok().and_then(|place| data.get(place));
+            // `ret`, near and far, with and without a number, or a prefix of it.
+            assert!(byte.is_some_and(|byte| is_return_or_prefix(*byte)), "{byte:x?} at {place}");
+        }
+    }
+}
+
+fn is_return_or_prefix(byte: u8) -> bool {
+    const PREFIXES: [u8; 11] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+    matches!(byte, 0xc2 | 0xc3 | 0x40..=0x4f) || PREFIXES.contains(&byte)
+}
+
+/// A file with this content that is nowhere but in memory.
+fn memory_file(data: &[u8]) -> Option<File> {
+    // SAFETY: a name that ends with a zero, and a plain number.
+    let descriptor = unsafe { libc::memfd_create(c"program".as_ptr(), libc::MFD_CLOEXEC) };
+    if descriptor < 0 {
+        return None;
+    }
+    // SAFETY: a new descriptor, owned here alone.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    file.write_all(data).ok()?;
+    Some(file)
 }
 
 #[cfg(test)]

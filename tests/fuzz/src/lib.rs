@@ -15,9 +15,13 @@ pub mod reference;
 mod assemble;
 #[path = "../../../agent/src/executables.rs"]
 mod executables;
+#[path = "../../../agent/src/elf/mod.rs"]
+mod elf;
 mod export;
 #[path = "../../../agent/src/fuzzing.rs"]
 pub mod fuzzing;
+#[path = "../../../agent/src/golang/mod.rs"]
+mod golang;
 #[path = "../../../agent/src/grpc.rs"]
 mod grpc;
 mod kernel;
@@ -28,3 +32,5 @@ mod metrics;
 mod resolve;
 #[path = "../../../agent/src/span.rs"]
 mod span;
+#[path = "../../../agent/src/tls/mod.rs"]
+mod tls;
