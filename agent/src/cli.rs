@@ -243,4 +243,8 @@ pub(crate) struct CheckArgs {
     /// The cgroup (v2) that `run` is to trace [default: all].
     #[arg(long, env = "TRACEWIRE_CGROUP", value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
+
+    /// Say instead what can be read of this process, and what of it is read now.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
 }

@@ -275,7 +275,8 @@ pub fn programs(data: &[u8]) {
         assert!(binary.round_trip.is_none_or(|place| place < len));
         assert!(binary.birth.is_none_or(|place| place < len));
     }
-    if let Some(library) = tls::inspect(&file) {
+    let _none_or_one = tls::hidden(&file);
+    if let Some(Ok(library)) = tls::inspect(&file) {
         // Of the others only the start of what is executable is known, and the kernel asks for the end.
         for (place, _) in library.ends {
             let byte = usize::try_from(place).ok().and_then(|place| data.get(place));

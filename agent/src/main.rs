@@ -63,11 +63,11 @@ fn main() -> ExitCode {
     privileges::forbid_core_dumps();
     match Cli::parse().command {
         Command::Check(args) => {
-            if check::check(args.cgroup.as_deref()) {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+            let can = match args.pid {
+                Some(pid) => check::process::check(pid),
+                None => check::check(args.cgroup.as_deref()),
+            };
+            if can { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Command::Run(args) => {
             panics::report_briefly(args.log_format);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::process::Command;
 use std::time::Duration;
 
+use tracewire_tests::agent::command;
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::probes::{await_bytes_changed, bytes_changed};
 use tracewire_tests::process::Process;
@@ -335,5 +336,33 @@ fn a_process_that_calls_its_library_very_often_is_left_alone() {
     }
     busy.tell("");
     busy.wait_line_for("calls", LIMIT);
+    drop(world.stop_agent());
+}
+
+/// What is said of a process.
+fn checked(pid: u32) -> String {
+    Process::start(command(&["check", "--pid", &pid.to_string()])).succeed()
+}
+
+#[test]
+fn what_is_read_of_a_process_can_be_asked() {
+    if is_control() {
+        return;
+    }
+    let mut world = World::new();
+    let leaf = node(&world, &Wire::tls());
+    let library = "ok      /usr/bin/node: OpenSSL's interface, 11 places to probe, ";
+    let told = checked(leaf.id());
+    assert!(told.contains(&format!("{library}none is probed now")), "{told}");
+    world.start_agent(&TALKATIVE);
+    let agent = world.agent().map(|agent| {
+        agent.wait_probed(1);
+        agent.id()
+    });
+    let told = checked(leaf.id());
+    assert!(told.contains(&format!("{library}all are probed now")), "{told}");
+    // The agent's own library has no symbols.
+    let told = checked(agent.unwrap_or_default());
+    assert!(told.contains("off     TLS: the program seems to hold rustls"), "{told}");
     drop(world.stop_agent());
 }

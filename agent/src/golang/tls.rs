@@ -34,7 +34,7 @@ fn find(elf: &mut Elf<'_>) -> Result<Option<TlsLibrary>, Unknown> {
     let (Some(read), Some(write)) = (code(elf, READ)?, function(elf, WRITE)?) else {
         return Ok(None);
     };
-    let mut library = TlsLibrary::default();
+    let mut library = TlsLibrary { kind: "Go's crypto/tls", ..TlsLibrary::default() };
     // Where a function is entered it may be so twice: when it has been given more stack.
     let entered = function(elf, READ)?.ok_or(Unknown::Malformed)?;
     library.entries.extend([(entered, Call::GoRead), (write, Call::GoWrite)]);

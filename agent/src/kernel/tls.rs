@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap as StdHashMap, HashSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,8 @@ use super::load::Shared;
 use super::scope::Scope;
 use super::seccomp;
 use super::uprobes::{Closer, Maps, Place, Uprobe};
+use crate::golang::Unknown;
+use crate::tls::mapped::{self, FileNumber, Identity, Mapped};
 use crate::tls::{self, TlsLibrary};
 
 /// The programs that read what goes into and comes out of libraries.
@@ -46,12 +47,6 @@ const REMEMBERED: usize = 4096;
 const MOST_CALLS: u64 = 30_000;
 /// For how long a file is taken for no library by its number alone, which may be another's after that.
 const PLAIN: Duration = Duration::from_secs(60);
-
-/// A file as it is now: device, inode, and the time of its last change in ns.
-type Identity = (u64, u64, i128);
-
-/// Device and inode, as a process's map of memory has them.
-type FileNumber = (u64, u64);
 
 /// The processes in scope that use TLS libraries.
 pub(super) struct TlsProcesses {
@@ -88,6 +83,8 @@ struct Process {
     probes: Vec<OwnedFd>,
     /// Calls that were counted.
     calls: u64,
+    /// Whether it was said that nothing of it is read.
+    is_told_of: bool,
 }
 
 impl TlsProcesses {
@@ -150,9 +147,26 @@ impl TlsProcesses {
 
     /// A process was seen to use TLS on a socket.
     pub(super) fn seen_on_socket(&mut self, pid: u32) {
-        if self.running.get(&pid).is_none_or(|process| process.probes.is_empty()) {
-            self.look_from(pid, 0);
+        if self.is_probed(pid) {
+            return;
         }
+        self.look_from(pid, 0);
+        if !self.is_probed(pid)
+            && let Some(process) = self.running.get_mut(&pid)
+            && !std::mem::replace(&mut process.is_told_of, true)
+        {
+            let found =
+                if process.libraries.is_empty() { "none" } else { "one, without a probe in it" };
+            tracing::info!(
+                pid,
+                found,
+                "this process speaks TLS, and not by a library that is read: what it says has no spans (`tracewire check --pid` says what is known of it)"
+            );
+        }
+    }
+
+    fn is_probed(&self, pid: u32) -> bool {
+        self.running.get(&pid).is_some_and(|process| !process.probes.is_empty())
     }
 
     /// How long until a process is to be looked at.
@@ -249,7 +263,7 @@ impl TlsProcesses {
     /// Probes libraries that the process has and that were not seen in it yet. Answers whether the
     /// process is there.
     fn look_at(&mut self, pid: u32) -> bool {
-        let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) else { return false };
+        let Some(maps) = mapped::of(pid) else { return false };
         let process = self.running.entry(pid).or_default();
         let news: Vec<Mapped<'_>> = maps
             .lines()
@@ -264,13 +278,19 @@ impl TlsProcesses {
     }
 
     fn look_into(&mut self, pid: u32, mapped: &Mapped<'_>) {
-        let Some((file, identity)) = open(pid, mapped) else { return };
+        let Some((file, identity)) = mapped.open(pid) else { return };
         if self.remembered.len() >= REMEMBERED {
             self.remembered.clear();
         }
         let is_new = !self.remembered.contains_key(&identity);
-        let library =
-            self.remembered.entry(identity).or_insert_with(|| tls::inspect(&file).map(Arc::new));
+        let library = self.remembered.entry(identity).or_insert_with(|| {
+            let library = tls::inspect(&file)?;
+            let skipped = |why: &Unknown| {
+                let path = mapped.path;
+                tracing::info!(path, pid, %why, "requests over TLS of a Go program are not read");
+            };
+            library.inspect_err(skipped).ok().map(Arc::new)
+        });
         let Some(library) = library.clone() else {
             if self.plain.len() >= REMEMBERED {
                 self.plain.clear();
@@ -293,7 +313,8 @@ impl TlsProcesses {
                 }
                 self.running.entry(pid).or_default().probes.extend(probes);
                 if is_new {
-                    tracing::info!(path, pid, "TLS library found: its plaintext is read");
+                    let kind = library.kind;
+                    tracing::info!(path, pid, kind, "TLS library found: its plaintext is read");
                 } else {
                     tracing::debug!(path, pid, "TLS library probed");
                 }
@@ -362,62 +383,5 @@ fn raise_open_files() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::debug!(%error, "the limit on open files stays as it is");
-    }
-}
-
-/// A file that a process has mapped to run it.
-struct Mapped<'a> {
-    number: FileNumber,
-    path: &'a str,
-}
-
-impl<'a> Mapped<'a> {
-    /// A line of `/proc/PID/maps`: addresses, permissions, offset, device, inode, path
-    /// (`proc_pid_maps(5)`).
-    fn parse(line: &'a str) -> Option<Self> {
-        let mut fields = line.splitn(6, ' ');
-        let (_, permissions, _) = (fields.next()?, fields.next()?, fields.next()?);
-        let (major, minor) = fields.next()?.split_once(':')?;
-        let device = u64::from(u32::from_str_radix(major, 16).ok()?) << 32
-            | u64::from(u32::from_str_radix(minor, 16).ok()?);
-        let inode = fields.next()?.parse().ok()?;
-        let path = fields.next()?.trim_start();
-        let is_file = inode != 0 && path.starts_with('/') && !path.ends_with(" (deleted)");
-        let number = (device, inode);
-        (is_file && permissions.contains('x')).then_some(Self { number, path })
-    }
-}
-
-/// Opens a file as the process has it, if its name still means that.
-fn open(pid: u32, mapped: &Mapped<'_>) -> Option<(File, Identity)> {
-    let file = File::open(format!("/proc/{pid}/root{}", mapped.path)).ok()?;
-    let metadata = file.metadata().ok()?;
-    if metadata.ino() != mapped.number.1 || !metadata.is_file() {
-        return None;
-    }
-    let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
-    Some((file, (metadata.dev(), metadata.ino(), changed)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_files_that_run_are_of_interest() {
-        let of = |line| Mapped::parse(line).map(|mapped| (mapped.number.1, mapped.path));
-        let line = "7f5e0c021000-7f5e0c07d000 r-xp 0001e000 fe:01 1234    /usr/lib/libssl.so.3";
-        assert_eq!(of(line), Some((1234, "/usr/lib/libssl.so.3")));
-        let with_spaces = "7f5e0c021000-7f5e0c07d000 r-xp 0001e000 fe:01 12     /opt/a b/lib.so";
-        assert_eq!(of(with_spaces), Some((12, "/opt/a b/lib.so")));
-        for other in [
-            "7f5e0c021000-7f5e0c07d000 r--p 00000000 fe:01 1234    /usr/lib/libssl.so.3",
-            "7ffd3a5f2000-7ffd3a5f4000 r-xp 00000000 00:00 0       [vdso]",
-            "7f5e0c021000-7f5e0c07d000 r-xp 00000000 00:00 0 ",
-            "7f5e0c021000-7f5e0c07d000 r-xp 0001e000 fe:01 12      /lib/libssl.so.3 (deleted)",
-            "nonsense",
-        ] {
-            assert_eq!(of(other), None, "{other}");
-        }
     }
 }

@@ -1,15 +1,19 @@
 //! TLS libraries: what has to be known of the file of one to see its plaintext.
 
+pub(crate) mod mapped;
+
 use std::fs::File;
 
 use tracewire_common::tls::Call;
 
 use crate::elf::{Elf, Window};
-use crate::golang;
+use crate::golang::{self, Unknown};
 
 /// Where in a file the functions of a TLS library are, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TlsLibrary {
+    /// What it is, for people.
+    pub(crate) kind: &'static str,
     /// Those of which it is of interest that they are entered.
     pub(crate) entries: Vec<(u64, Call)>,
     /// Those of which it is of interest that they return.
@@ -50,20 +54,20 @@ const GNUTLS: &Interface = &[
 ];
 
 /// Reads a file. `None` if it is no such library.
-pub(crate) fn inspect(file: &File) -> Option<TlsLibrary> {
+///
+/// # Errors
+///
+/// If it is a Go program that may hold one, but cannot be probed with certainty.
+pub(crate) fn inspect(file: &File) -> Option<Result<TlsLibrary, Unknown>> {
     let mut elf = Elf::open(Window::new(file))?;
-    let c = [OPENSSL, GNUTLS].into_iter().find_map(|interface| find(&mut elf, interface));
-    c.or_else(|| match golang::tls_library(&mut elf)? {
-        Ok(library) => Some(library),
-        Err(unknown) => {
-            tracing::debug!(%unknown, "requests over TLS of a Go program are not read");
-            None
-        }
-    })
+    let mut of_c = |kind, interface| find(&mut elf, kind, interface).map(Ok);
+    of_c("OpenSSL's interface", OPENSSL)
+        .or_else(|| of_c("GnuTLS", GNUTLS))
+        .or_else(|| golang::tls_library(&mut elf))
 }
 
-fn find(elf: &mut Elf<'_>, interface: &Interface) -> Option<TlsLibrary> {
-    let mut library = TlsLibrary::default();
+fn find(elf: &mut Elf<'_>, kind: &'static str, interface: &Interface) -> Option<TlsLibrary> {
+    let mut library = TlsLibrary { kind, ..TlsLibrary::default() };
     for (number, &(name, call)) in interface.iter().enumerate() {
         let place = elf.exported(name).and_then(|address| elf.offset_of_code(address));
         let Some(place) = place else {
@@ -80,4 +84,21 @@ fn find(elf: &mut Elf<'_>, interface: &Interface) -> Option<TlsLibrary> {
         }
     }
     Some(library)
+}
+
+/// Words by which libraries show that are linked into a program without symbols.
+const HIDDEN: [(&[u8], &str); 4] = [
+    (b"/rustls-0.", "rustls"),
+    (b"BoringSSL", "BoringSSL"),
+    (b"OpenSSL 3.", "OpenSSL 3"),
+    (b"OpenSSL 1.1.", "OpenSSL 1.1"),
+];
+
+/// The library that a program seems to hold where [`inspect`] finds none: it cannot be probed.
+pub(crate) fn hidden(file: &File) -> Option<&'static str> {
+    let mut elf = Elf::open(Window::new(file))?;
+    let text = elf.section(b".rodata")?;
+    HIDDEN.iter().find_map(|&(word, name)| {
+        elf.window.find(text.at, text.len, word).is_some().then_some(name)
+    })
 }

@@ -1,5 +1,7 @@
 //! `tracewire check`: what every feature needs, whether it is there, what to do if not.
 
+pub(crate) mod process;
+
 use std::cell::Cell;
 use std::io::Write as _;
 use std::path::Path;
