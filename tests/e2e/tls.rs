@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracewire_tests::agent::command;
 use tracewire_tests::otlp::{Kind, Span, describe};
-use tracewire_tests::probes::{await_bytes_changed, bytes_changed};
+use tracewire_tests::probes::{await_bytes_changed, bytes_changed, can_probe};
 use tracewire_tests::process::Process;
 use tracewire_tests::script::{Load, Script};
 use tracewire_tests::services::{
@@ -52,16 +52,6 @@ fn ask_when_probed(world: &mut World, command: Command, word: &str) {
 
 fn of_kind(spans: &[Span], kind: Kind) -> Vec<&Span> {
     spans.iter().filter(|span| span.kind == kind).collect()
-}
-
-/// Whether this kernel can put probes in processes without `CAP_SYS_ADMIN` (6.6).
-fn can_probe() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 6),
-        _ => panic!("{release:?} is no version"),
-    }
 }
 
 #[test]

@@ -9,6 +9,20 @@ use crate::process::patient;
 /// How long probes may take to be put in, or to be taken out.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// Whether this kernel can put probes in processes without `CAP_SYS_ADMIN` (6.6).
+///
+/// # Panics
+///
+/// If the kernel does not say what it is.
+pub fn can_probe() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 6),
+        _ => panic!("{release:?} is no version"),
+    }
+}
+
 /// How many bytes of the code that a process has from a file, named by the end of its path, are other
 /// than in the file: one for each probe.
 ///

@@ -3,6 +3,7 @@
 use serde_json::json;
 use tracewire_tests::grpc::{Next, node_tls_requests, node_tls_server};
 use tracewire_tests::otlp::{Kind, Span, describe};
+use tracewire_tests::probes::can_probe;
 use tracewire_tests::services::{free_port, nginx};
 use tracewire_tests::world::World;
 
@@ -43,6 +44,10 @@ fn calls_through_a_proxy(calls: usize, at_once: bool) -> Option<Vec<[Span; 4]>> 
         assert!(!seen.contains(" 00-"), "{seen}");
     }
     let outcome = world.stop_agent()?;
+    if !can_probe() {
+        assert!(outcome.spans.is_empty(), "{}", describe(&outcome.spans));
+        return None;
+    }
     assert_eq!(outcome.spans.len(), 4 * calls, "{:?}", outcome.counters);
     let spans_of = |wanted: &String| {
         let spans: Vec<Span> =

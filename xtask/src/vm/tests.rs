@@ -37,7 +37,6 @@ pub(crate) struct TestBinary {
 const SMOKE: &[(&str, &str)] = &[
     ("joined_trace", "one_request_through_three_services_is_one_trace"),
     ("bytes", "a_head_split_anywhere_over_two_sends_gets_one_header"),
-    ("bytes", "a_chunked_body_is_passed_over"),
     ("bytes", "five_pipelined_requests_are_all_followed"),
     ("bytes", "tls_is_left_alone"),
     ("context", "a_header_passed_through_is_rewritten_in_place"),
@@ -45,6 +44,7 @@ const SMOKE: &[(&str, &str)] = &[
     ("life_cycle", "connections_older_than_the_agent_are_read_and_given_headers"),
     ("usage", "a_stopped_agent_leaves_nothing"),
     ("tls", "one_request_over_tls_is_one_trace"),
+    ("http2", "calls_over_tls_through_a_proxy_are_one_trace_each"),
     ("handover", "pipelined_requests_are_joined_each_to_its_own"),
     ("handover", "by_itself_the_agent_writes_only_where_that_harms_no_connection"),
 ];
