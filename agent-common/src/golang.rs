@@ -58,6 +58,22 @@ pub struct GoStatement {
     pub pc: u64,
 }
 
+/// Where in a client a goroutine is: the cookie of a probe says which place it is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum GoPlace {
+    /// `net/http.(*persistConn).roundTrip` was entered.
+    RoundTrip = 0,
+    /// grpc-go's `(*http2Client).createHeaderFields` returns.
+    GrpcFields = 1,
+    /// grpc-go's `(*loopyWriter).originateStream` was entered.
+    GrpcStream = 2,
+    /// grpc-go's `(*http2Server).operateHeaders` was entered.
+    GrpcServed = 3,
+    /// `processHeaders` was entered, of the server of golang.org/x/net/http2 or of its copy in net/http.
+    Http2Served = 4,
+}
+
 /// A request that a goroutine has handed to the goroutine that writes on a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -87,4 +87,6 @@ pub struct Session {
     pub is_go: u32,
     /// Explicit padding.
     pub pad: u32,
+    /// The `runtime.g` of the goroutine of Go that reads; 0 if none does.
+    pub reader: u64,
 }

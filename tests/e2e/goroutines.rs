@@ -33,6 +33,11 @@ const WARMING: usize = 10_000_000;
 /// How long what goes on behind an answer may take.
 const AFTERMATH: Duration = Duration::from_millis(400);
 
+/// Probes in the service where TLS is not read: at calls of `net/http`, requests that its server of HTTP/2
+/// takes up, and births. Where it is, those at instructions that return are as many as the compiler made.
+const PROBES: usize = 3;
+const WITHOUT_TLS: [&str; 2] = ["--tls", "off"];
+
 /// Builds the service, with more arguments. `None` where there is no Go.
 fn built(world: &World, arguments: &[&str]) -> Option<PathBuf> {
     golang::built(world, "causality/service.go", arguments)
@@ -159,8 +164,8 @@ fn a_process_has_no_probe_left_when_the_agent_stops_or_dies() {
     let pid = process(&world);
     assert_eq!(bytes_changed(pid, &code), 0);
     for dies in [false, true] {
-        world.start_agent(&[]);
-        await_bytes_changed(pid, &code, 2);
+        world.start_agent(&WITHOUT_TLS);
+        await_bytes_changed(pid, &code, PROBES);
         // In the midst of requests.
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| {
@@ -186,14 +191,14 @@ fn other_processes_of_the_same_program_are_not_probed() {
     if is_control() {
         return;
     }
-    let world = World::traced();
+    let world = World::traced_with(&WITHOUT_TLS);
     let Some(program) = built(&world, &[]) else { return };
     let code = program.to_string_lossy();
     let backend = Backend::start();
     let elsewhere = World::new();
     let (service, other) =
         (served(&world, &program, &backend), served(&elsewhere, &program, &backend));
-    await_bytes_changed(process(&world), &code, 2);
+    await_bytes_changed(process(&world), &code, PROBES);
     ask(service.port, &PATTERNS[0], WARMING, AT_ONCE, AT_ONCE);
     ask(other.port, &PATTERNS[0], WARMING, AT_ONCE, AT_ONCE);
     assert_eq!(bytes_changed(process(&elsewhere), &code), 0);

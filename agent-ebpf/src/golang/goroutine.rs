@@ -20,6 +20,7 @@ use tracewire_common::golang::{
 use tracewire_common::outcome::Correlation;
 
 use crate::activities;
+use crate::golang::grpc;
 use crate::state::config;
 use crate::task::exec::read_u64;
 use crate::task::work::Work;
@@ -237,13 +238,19 @@ fn work_of(process: &GoProcess, tgid: u32, g: u64, is_call: bool) -> Work {
     if is_going_on { Work { activity: state.activity, rule: state.rule as u64 } } else { nothing }
 }
 
-/// The goroutine at work is about to have a request sent on the connection.
+/// For what the goroutine at work makes a call.
 #[inline(always)]
-pub(crate) fn calls(process: &GoProcess, tgid: u32, cookie: u64) {
+pub(crate) fn call(process: &GoProcess, tgid: u32) -> GoCall {
     let work = work_of(process, tgid, running(process), true);
     // Also of a goroutine that works on nothing: that is known, then.
     let rule = if work.activity == 0 { Correlation::Goroutine as u64 } else { work.rule };
-    let call = GoCall { activity: work.activity, rule };
+    GoCall { activity: work.activity, rule }
+}
+
+/// The goroutine at work is about to have a request sent on the connection.
+#[inline(always)]
+pub(crate) fn calls(process: &GoProcess, tgid: u32, cookie: u64) {
+    let call = call(process, tgid);
     match GO_CALLS.get_ptr_mut(cookie) {
         // SAFETY: map memory. The request before was sent, and answered, before the connection
         // was free for this one; the one that sends this is told of it after this.
@@ -255,13 +262,19 @@ pub(crate) fn calls(process: &GoProcess, tgid: u32, cookie: u64) {
 }
 
 /// For what a stream of HTTP/2 is opened, if the process that does is one of a Go program; `false`
-/// if it is not. Who writes may do so for all: it is believed only of a goroutine that was made by
+/// if it is not. Who writes may do so for all: if it is not known for whom, it is believed only of a goroutine that was made by
 /// a statement whose goroutines are known to end with what they were made for, or that received the
 /// request itself.
 #[inline(never)]
-pub(crate) fn opens_stream(tgid: u32, task: u64, found: &mut Work) -> bool {
+pub(crate) fn opens_stream(tgid: u32, task: u64, stream: u32, found: &mut Work) -> bool {
     let Some(process) = process(tgid) else { return false };
     if (task >> 32) as u32 != tgid {
+        return true;
+    }
+    if let Some(call) = grpc::opened(process, tgid, stream) {
+        if activities::is_going_on(call.activity) {
+            *found = Work { activity: call.activity, rule: call.rule };
+        }
         return true;
     }
     let activity = received_by(process, tgid);

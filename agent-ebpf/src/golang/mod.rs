@@ -2,13 +2,16 @@
 //! about what it does: in processes of Go programs, work is the goroutine's.
 
 pub(crate) mod goroutine;
+pub(crate) mod grpc;
 pub(crate) mod round_trip;
+pub(crate) mod served;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::btf_maps::ProgramArray;
-use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::ProbeContext;
+use tracewire_common::golang::GoPlace;
 
 /// Never holds anything, see [`keep_own_stack`].
 #[btf_map]
@@ -26,10 +29,22 @@ pub(crate) fn keep_own_stack(ctx: &impl EbpfContext) {
     unsafe { NOWHERE.tail_call(ctx, 0) };
 }
 
-/// A goroutine has called the HTTP client: `net/http.(*persistConn).roundTrip` was entered.
+/// A goroutine is in a function of a client or of a server: [`GoPlace`] says in which.
 #[inline(always)]
 pub(crate) fn on_call(ctx: &ProbeContext) {
-    round_trip::on_entry(first_argument(ctx));
+    // SAFETY: the program's context.
+    let place = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    if place == GoPlace::GrpcFields as u64 {
+        grpc::on_fields(ctx);
+    } else if place == GoPlace::GrpcStream as u64 {
+        grpc::on_stream(ctx);
+    } else if place == GoPlace::GrpcServed as u64 {
+        served::on_request::<true>(ctx);
+    } else if place == GoPlace::Http2Served as u64 {
+        served::on_request::<false>(ctx);
+    } else {
+        round_trip::on_entry(first_argument(ctx));
+    }
     keep_own_stack(ctx);
 }
 

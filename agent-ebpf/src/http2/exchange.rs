@@ -116,7 +116,8 @@ pub(crate) unsafe fn find_origin(work: &mut Work) {
     // SAFETY: the caller's promise.
     unsafe {
         let found: *mut work::Work = (&raw mut (*work.drive.scratch).record).cast();
-        work::of_stream(work.drive.connection, work.drive.task, found);
+        let number = (*work.http2).requests.http2.stream();
+        work::of_stream(work.drive.connection, work.drive.task, number, found);
         let (activity, rule) = ((*found).activity, (*found).rule);
         let origin = &raw mut (*work.http2).origin;
         if let Some(known) = exchange::origin_in(activity, rule as u8, &ids) {

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use tracewire_common::connection::Connection;
 use tracewire_common::outcome::Role;
 
-use crate::golang::goroutine;
+use crate::golang::{goroutine, served};
 use crate::http2::connections::{self, Http2Connection};
 use crate::http2::streams::{StreamKey, stream};
 use crate::task::work;
@@ -77,13 +77,14 @@ pub(crate) fn on_connection(
     let is_one = last.wrapping_sub(before) <= 2;
     if let Some(process) = goroutine::process(tgid) {
         // Who reads several requests at once makes a goroutine for each, and which is whose is
-        // not known.
+        // known where `served` sees it.
         let key = StreamKey { connection: connection.cookie, stream: last as u64 };
         let span_id = match stream(key) {
             Some(state) if is_one => state.span_id,
             _ => 0,
         };
         goroutine::received(process, tgid, span_id);
+        served::note_reader(tgid, goroutine::running(process), connection.cookie);
         return;
     }
     let next = if before == 0 { last & 1 } else { before.wrapping_add(2) };

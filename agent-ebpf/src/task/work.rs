@@ -91,6 +91,7 @@ fn note_receiver(tgid: u32, tid: u32) {
 pub(crate) unsafe extern "C" fn of_stream(
     connection: *const Connection,
     task: u64,
+    stream: u32,
     found: *mut Work,
 ) -> u64 {
     if connection.is_null() || found.is_null() {
@@ -100,7 +101,7 @@ pub(crate) unsafe extern "C" fn of_stream(
     let (connection, found) = unsafe { (&*connection, &mut *found) };
     let (tgid, tid, port) = (connection.tgid, task as u32, connection.remote_port);
     *found = Work::NONE;
-    if goroutine::opens_stream(tgid, task, found) {
+    if goroutine::opens_stream(tgid, task, stream, found) {
         return 0;
     }
     let Some(main) = state::task(tgid) else { return 0 };

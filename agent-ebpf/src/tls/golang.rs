@@ -14,11 +14,11 @@ use crate::tls::sessions::{self, Peers};
 
 /// Sockets with TLS of Go processes, of which the session is not known yet, by cookie.
 #[btf_map]
-static GO_TLS_PEERS: LruHashMap<u64, Peers, 16384> = LruHashMap::new();
+static GO_TLS_PEERS: LruHashMap<u64, Peers, 4096> = LruHashMap::new();
 
 /// Connections of which no plaintext was read yet: [`FRESH`] or [`MISSED`].
 #[btf_map]
-static GO_TLS_CONNS: LruHashMap<SessionKey, u32, 16384> = LruHashMap::new();
+static GO_TLS_CONNS: LruHashMap<SessionKey, u32, 4096> = LruHashMap::new();
 
 /// Its handshake was seen, and no plaintext.
 const FRESH: u32 = 1;
@@ -41,6 +41,10 @@ pub(crate) fn note_received(peers: &Peers) {
 #[inline(always)]
 pub(crate) fn enters(ctx: &ProbeContext, call: u64, tgid: u32) -> Option<Taken> {
     let process = goroutine::process(tgid)?;
+    if process.off_goid == 0 {
+        // Who comes back from reading could not be told.
+        return None;
+    }
     // The first registers for arguments: the receiver, then a slice's address and length
     // (src/cmd/compile/abi-internal.md).
     // SAFETY: the context of a probe is the registers at it.
@@ -56,6 +60,7 @@ pub(crate) fn enters(ctx: &ProbeContext, call: u64, tgid: u32) -> Option<Taken> 
         let g = goroutine::running(process);
         if g != 0 && !is_on_stack(g, buffer) {
             let reading = GoroutineId { tgid: tgid as u64, goid: g };
+            note_reader(&key, tgid, g);
             let running = Running { session: conn, buffer, taken_at: 0, call, len: 0, seq: 0 };
             let _unread_then = GO_TLS_READS.insert(reading, running, 0);
         }
@@ -73,6 +78,22 @@ pub(crate) fn enters(ctx: &ProbeContext, call: u64, tgid: u32) -> Option<Taken> 
     }
 }
 
+/// A goroutine reads. If that of the last read is still taken for reading, and what it reads was
+/// forgotten, plaintext went by.
+#[inline(always)]
+fn note_reader(key: &SessionKey, tgid: u32, g: u64) {
+    let Some(session) = sessions::session(key) else { return };
+    // SAFETY: map memory.
+    unsafe {
+        let before = GoroutineId { tgid: tgid as u64, goid: (*session).reader };
+        if before.goid != 0 && GO_TLS_READS.get_ptr(before).is_none() {
+            let _missed_already = GO_TLS_CONNS.insert(key, MISSED, 0);
+            return sessions::end(key);
+        }
+        (*session).reader = g;
+    }
+}
+
 /// The goroutine at work returns from reading: its call becomes the task's, as others are.
 #[inline(always)]
 pub(crate) fn returns(tgid: u32, tid: u32) {
@@ -84,7 +105,9 @@ pub(crate) fn returns(tgid: u32, tid: u32) {
     let running = unsafe { *running };
     let _was_there = GO_TLS_READS.remove(reading);
     let key = SessionKey { tgid: tgid as u64, session: running.session };
-    if session_of(&key).is_some() {
+    if let Some(session) = session_of(&key) {
+        // SAFETY: map memory.
+        unsafe { (*session).reader = 0 };
         calls::enter(tid, &running);
     }
 }

@@ -66,11 +66,8 @@ pub(crate) fn check(pid: u32) -> bool {
 fn say_goroutines(path: &str, file: &File) {
     match golang::inspect(file) {
         Some(Ok(binary)) => {
-            let calls = if binary.round_trip.is_some() {
-                ""
-            } else {
-                "; it does not hold net/http's client"
-            };
+            let calls =
+                if binary.calls.is_empty() { "; no client is in it that is known" } else { "" };
             line(&format!(
                 "ok      {path}: a Go program whose goroutines can be told apart{calls}"
             ));

@@ -171,21 +171,21 @@ fn a_program_without_symbols_is_understood() {
     let binary = inspected(&Made::default()).expect("a Go program").expect("a known one");
     assert_eq!(binary.process.g_slot, SLOT_BEFORE_BASE);
     assert_eq!(binary.process.off_goid, 152);
-    assert_eq!(binary.round_trip, Some(CODE_AT + u64::from(CLIENT) + 9));
+    assert_eq!(binary.calls, [(CODE_AT + u64::from(CLIENT) + 9, GoPlace::RoundTrip)]);
 }
 
 #[test]
 fn a_program_without_the_client_has_none_to_probe() {
     let functions = vec![("_rt0_amd64_linux", START), ("main.main", 0x500)];
     let binary = inspected(&Made { functions, ..Made::default() }).expect("a Go program");
-    assert_eq!(binary.map(|binary| binary.round_trip), Ok(None));
+    assert_eq!(binary.map(|binary| binary.calls), Ok(Vec::new()));
 }
 
 #[test]
 fn where_the_code_starts_is_known_without_the_header_only_if_the_entry_shows_it() {
     let silent = Made { text_start: 0, version: "go1.26.1", ..Made::default() };
     let binary = inspected(&silent).expect("a Go program").expect("a known one");
-    assert_eq!(binary.round_trip, Some(CODE_AT + u64::from(CLIENT) + 9));
+    assert_eq!(binary.calls, [(CODE_AT + u64::from(CLIENT) + 9, GoPlace::RoundTrip)]);
     // Code of C stands before Go's.
     let elsewhere = Made { entry: CODE, ..silent };
     assert_eq!(inspected(&elsewhere), Some(Err(Unknown::Functions)));
@@ -202,7 +202,7 @@ fn a_function_outside_of_the_code_is_not_believed() {
 fn a_function_is_probed_at_the_jump_of_its_prologue_and_nowhere_else() {
     let place = |prologue| {
         let inspected = inspected(&Made { prologue, ..Made::default() }).expect("a Go program");
-        inspected.map(|binary| binary.round_trip.map(|at| at - CODE_AT - u64::from(CLIENT)))
+        inspected.map(|binary| binary.calls.first().map(|(at, _)| at - CODE_AT - u64::from(CLIENT)))
     };
     const BEFORE: [u8; 8] = [0x4c, 0x8d, 0xa4, 0x24, 0x10, 0xff, 0xff, 0xff];
     const LONG: [u8; 14] = {
@@ -280,6 +280,30 @@ fn reading_from_tls_that_is_not_understood_is_not_probed() {
     }
     let without = Made::default();
     assert_eq!(tls_of(&without), None);
+}
+
+#[test]
+fn grpc_is_probed_where_it_makes_fields_and_where_it_opens_streams() {
+    let functions = vec![
+        ("_rt0_amd64_linux", START),
+        ("google.golang.org/grpc/internal/transport.(*http2Client).createHeaderFields", 0x100),
+        ("google.golang.org/grpc/internal/transport.(*http2Server).operateHeaders", 0x200),
+        ("google.golang.org/grpc/internal/transport.(*loopyWriter).originateStream", 0x300),
+    ];
+    let fields = [SHORT, &[0xc3]].concat();
+    let code = vec![(0x100, fields), (0x200, SHORT.to_vec()), (0x300, SHORT.to_vec())];
+    let mut made = Made { functions, code, ..Made::default() };
+    let calls = |made: &Made| inspected(made).map(|one| one.map(|binary| binary.calls));
+    let at = |place| CODE_AT + place;
+    let wanted = vec![
+        (at(0x100 + 11), GoPlace::GrpcFields),
+        (at(0x300 + 9), GoPlace::GrpcStream),
+        (at(0x200 + 9), GoPlace::GrpcServed),
+    ];
+    assert_eq!(calls(&made), Some(Ok(wanted)));
+    // Of a version that is not understood nothing is probed, and its goroutines are told apart.
+    made.code[0].1 = [SHORT, &[0x06]].concat();
+    assert_eq!(calls(&made), Some(Ok(vec![])));
 }
 
 #[test]

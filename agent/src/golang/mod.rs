@@ -3,13 +3,14 @@
 //! and works with programs without symbols.
 
 mod build_info;
+mod ends;
 mod function_table;
 mod tls;
 
 use std::fmt;
 use std::fs::File;
 
-use tracewire_common::golang::GoProcess;
+use tracewire_common::golang::{GoPlace, GoProcess};
 
 use crate::elf::{Elf, Window};
 use build_info::{Layout, Version};
@@ -19,6 +20,25 @@ pub(crate) use tls::tls_library;
 /// The client's function that hands a request to the goroutine that writes on a connection. It
 /// runs in the goroutine for which the request is.
 const ROUND_TRIP: &[u8] = b"net/http.(*persistConn).roundTrip";
+
+/// grpc-go's function that makes the header fields of a call, in the goroutine for which that is, and the
+/// one that opens a stream with them, in the goroutine that writes on the connection.
+const GRPC_FIELDS: &[u8] =
+    b"google.golang.org/grpc/internal/transport.(*http2Client).createHeaderFields";
+const GRPC_STREAM: &[u8] =
+    b"google.golang.org/grpc/internal/transport.(*loopyWriter).originateStream";
+
+/// The functions by which servers of HTTP/2 take up a request, before they make a goroutine for it.
+const SERVED: [(&[u8], GoPlace); 4] = [
+    (
+        b"google.golang.org/grpc/internal/transport.(*http2Server).operateHeaders",
+        GoPlace::GrpcServed,
+    ),
+    (b"net/http.(*http2serverConn).processHeaders", GoPlace::Http2Served),
+    // From Go 1.27 on.
+    (b"net/http/internal/http2.(*serverConn).processHeaders", GoPlace::Http2Served),
+    (b"golang.org/x/net/http2.(*serverConn).processHeaders", GoPlace::Http2Served),
+];
 
 /// The runtime's function that each goroutine passes when it is made, and that nothing else calls.
 const BIRTH: &[u8] = b"runtime.gostartcallfn";
@@ -39,12 +59,12 @@ const JUMPS: [&[u8]; 2] = [&[0x76], &[0x0f, 0x86]];
 const SLOT: u64 = 8;
 
 /// A Go program.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GoBinary {
     /// How the kernel half finds the goroutines of its processes.
     pub(crate) process: GoProcess,
-    /// Where in the file the client's function is probed, in bytes; `None` in a program without it.
-    pub(crate) round_trip: Option<u64>,
+    /// Where in the file clients' functions are probed, in bytes; none in a program without them.
+    pub(crate) calls: Vec<(u64, GoPlace)>,
     /// Where the function is probed that makes goroutines; `None` if their births are not of
     /// interest, or not understood.
     pub(crate) birth: Option<u64>,
@@ -105,15 +125,34 @@ fn layout(elf: &mut Elf<'_>) -> Option<Result<Layout, Unknown>> {
 
 fn binary(elf: &mut Elf<'_>, layout: Layout) -> Result<GoBinary, Unknown> {
     let g_slot = g_slot(elf)?;
-    let round_trip = function(elf, ROUND_TRIP)?;
+    let round_trip = function(elf, ROUND_TRIP)?.map(|place| (place, GoPlace::RoundTrip));
+    let mut calls: Vec<_> = round_trip.into_iter().collect();
+    // Of another version than is known here they may be missing, or be made otherwise.
+    calls.extend(grpc(elf).unwrap_or_default());
     let mut process = GoProcess { g_slot, off_goid: layout.goid, ..GoProcess::default() };
+    // Of a request that is never passed on nobody asks whose goroutine it was given.
+    if !calls.is_empty() {
+        for (name, served) in SERVED {
+            calls.extend(function(elf, name).ok().flatten().map(|place| (place, served)));
+        }
+    }
     let mut birth = None;
-    // Without the client there are no calls of which a birth could say anything.
-    if let (Some(_), Some((curg, gopc))) = (round_trip, layout.birth) {
+    // Without a client there are no calls of which a birth could say anything.
+    if let (false, Some((curg, gopc))) = (calls.is_empty(), layout.birth) {
         birth = function(elf, BIRTH)?;
         (process.off_curg, process.off_gopc) = (curg, gopc);
     }
-    Ok(GoBinary { process, round_trip, birth })
+    Ok(GoBinary { process, calls, birth })
+}
+
+/// Where grpc-go's client is probed; nowhere in a program without it.
+fn grpc(elf: &mut Elf<'_>) -> Result<Vec<(u64, GoPlace)>, Unknown> {
+    let (Some(fields), Some(stream)) = (code(elf, GRPC_FIELDS)?, function(elf, GRPC_STREAM)?)
+    else {
+        return Ok(Vec::new());
+    };
+    let ends = ends::ends(elf, fields)?.into_iter().map(|place| (place, GoPlace::GrpcFields));
+    Ok(ends.chain([(stream, GoPlace::GrpcStream)]).collect())
 }
 
 /// Where in the file a function is probed; `None` if the program has it not.

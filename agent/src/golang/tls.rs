@@ -1,9 +1,9 @@
 //! Go's own TLS library, `crypto/tls`, which is linked into every program that uses it.
 
-use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use tracewire_common::tls::Call;
 
-use super::{Code, Unknown, code, function, layout};
+use super::ends::ends;
+use super::{Unknown, code, function, layout};
 use crate::elf::Elf;
 use crate::tls::TlsLibrary;
 
@@ -14,9 +14,6 @@ const WRITE: &[u8] = b"crypto/tls.(*Conn).Write";
 /// The functions that each connection passes once, before any plaintext does.
 const HANDSHAKES: [&[u8]; 2] =
     [b"crypto/tls.(*Conn).clientHandshake", b"crypto/tls.(*Conn).serverHandshake"];
-
-/// The longest function that is looked into, in bytes.
-const LONGEST: u64 = 16 << 10;
 
 /// Reads an executable. `None` if it is no Go program that uses TLS.
 ///
@@ -45,25 +42,4 @@ fn find(elf: &mut Elf<'_>) -> Result<Option<TlsLibrary>, Unknown> {
     }
     library.ends.extend(ends(elf, read)?.into_iter().map(|place| (place, Call::GoRead)));
     Ok(Some(library))
-}
-
-/// Where in the file a function returns. The return address must be left alone, for Go's runtime looks at
-/// it, so it is these instructions that are probed.
-fn ends(elf: &mut Elf<'_>, code: Code) -> Result<Vec<u64>, Unknown> {
-    let start = elf.offset_of_code(code.address).ok_or(Unknown::Malformed)?;
-    let len = usize::try_from(code.len.min(LONGEST)).map_err(|_| Unknown::Malformed)?;
-    if code.len > LONGEST {
-        return Err(Unknown::Functions);
-    }
-    let bytes = elf.window.bytes(start, len).ok_or(Unknown::Malformed)?;
-    let mut ends = Vec::new();
-    for instruction in Decoder::with_ip(64, bytes, start, DecoderOptions::NONE) {
-        if instruction.is_invalid() {
-            return Err(Unknown::Functions);
-        }
-        if instruction.mnemonic() == Mnemonic::Ret {
-            ends.push(instruction.ip());
-        }
-    }
-    if ends.is_empty() { Err(Unknown::Functions) } else { Ok(ends) }
 }

@@ -193,23 +193,25 @@ impl Goroutines {
                 GoBinary::default()
             }
         };
-        let put = |program: &Option<Uprobe>, offset: Option<u64>| {
+        let put = |program: &Option<Uprobe>, places: &[Place]| {
+            let program = program.as_ref().filter(|_| !places.is_empty())?;
             program
-                .as_ref()?
-                .attach(&file, &[Place { offset: offset?, cookie: 0 }], pid)
+                .attach(&file, places, pid)
                 .inspect_err(|error| {
                     if is_new {
                         tracing::warn!(
                             executable = crate::reading::executable_of(pid),
                             %error,
-                            "requests that this Go program sends with net/http may lack parents: it cannot be probed"
+                            "requests that this Go program sends may lack parents: it cannot be probed"
                         );
                     }
                 })
                 .ok()
         };
         // The probe first: births that are missed leave what is known of them wrong.
-        let birth = put(&self.birth, binary.birth);
+        let place = |(offset, cookie)| Place { offset, cookie };
+        let births: Vec<_> = binary.birth.map(|offset| place((offset, 0))).into_iter().collect();
+        let birth = put(&self.birth, &births);
         if birth.is_none() {
             binary.process.off_curg = 0;
         }
@@ -217,7 +219,8 @@ impl Goroutines {
             tracing::debug!(pid, %error, "cannot tell the kernel half about a Go process");
             return;
         }
-        let call = put(&self.call, binary.round_trip);
+        let calls = binary.calls.iter().map(|&(offset, at)| place((offset, at as u64)));
+        let call = put(&self.call, &calls.collect::<Vec<_>>());
         // It may run another program by now, which was not told of.
         if open(&path).is_none_or(|(_, now)| now != executable) {
             let _forgotten_already = self.processes.remove(&pid);

@@ -189,7 +189,9 @@ impl Kernel {
             receive.map(|receive| (receive, goroutines, tls))
         })?;
         let goroutines = goroutines.map(|loaded| Goroutines::new(&mut ebpf, loaded)).transpose()?;
-        let tls = tls.map(|loaded| TlsProcesses::new(&mut ebpf, loaded)).transpose()?;
+        let tls = tls
+            .map(|loaded| TlsProcesses::new(&mut ebpf, loaded, goroutines.is_some()))
+            .transpose()?;
         drop(quiet);
         let http2 = programs::place_http2(&mut ebpf, settings.propagation != Propagation::Never)?;
         let mut enrolled = enrolment::sockets(&mut ebpf)?;

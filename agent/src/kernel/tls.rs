@@ -51,6 +51,8 @@ const PLAIN: Duration = Duration::from_secs(60);
 /// The processes in scope that use TLS libraries.
 pub(super) struct TlsProcesses {
     programs: Programs,
+    /// Whether goroutines are told apart, without which Go's library cannot be read.
+    knows_goroutines: bool,
     /// Where programs find those for HTTP/2: emptied when it is closed.
     _http2: [Map; 2],
     processes: HashMap<MapData, u32, u64>,
@@ -93,7 +95,7 @@ impl TlsProcesses {
     /// # Errors
     ///
     /// If the object lacks a map, or a program cannot be put in place.
-    pub(super) fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self> {
+    pub(super) fn new(ebpf: &mut Ebpf, programs: Programs, knows_goroutines: bool) -> Result<Self> {
         let mut map =
             |name| ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
         let mut place = |name, program: &Uprobe| {
@@ -107,6 +109,7 @@ impl TlsProcesses {
         ];
         Ok(Self {
             programs,
+            knows_goroutines,
             _http2: http2,
             processes: HashMap::try_from(map("TLS_PROCESSES")?)?,
             sessions: HashMap::try_from(map("TLS_SESSIONS")?)?,
@@ -283,13 +286,15 @@ impl TlsProcesses {
             self.remembered.clear();
         }
         let is_new = !self.remembered.contains_key(&identity);
+        let knows_goroutines = self.knows_goroutines;
         let library = self.remembered.entry(identity).or_insert_with(|| {
             let library = tls::inspect(&file)?;
             let skipped = |why: &Unknown| {
                 let path = mapped.path;
                 tracing::info!(path, pid, %why, "requests over TLS of a Go program are not read");
             };
-            library.inspect_err(skipped).ok().map(Arc::new)
+            let library = library.inspect_err(skipped).ok();
+            library.filter(|library| knows_goroutines || !library.is_go()).map(Arc::new)
         });
         let Some(library) = library.clone() else {
             if self.plain.len() >= REMEMBERED {

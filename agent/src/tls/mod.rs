@@ -22,6 +22,13 @@ pub(crate) struct TlsLibrary {
     pub(crate) ends: Vec<(u64, Call)>,
 }
 
+impl TlsLibrary {
+    /// Whether it is Go's own.
+    pub(crate) fn is_go(&self) -> bool {
+        !self.ends.is_empty()
+    }
+}
+
 /// The functions of an interface by name; without the first two it is no such library.
 type Interface = [(&'static [u8], Call)];
 
