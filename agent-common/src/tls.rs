@@ -32,18 +32,20 @@ pub enum Call {
     Handshake = 4,
     /// `SSL_sendfile`: plaintext goes in that is in no buffer.
     SendFile = 5,
+    /// `SSL_write_early_data`: what goes in may have to be written once more.
+    EarlyData = 6,
     /// `SSL_new`, of which the end is of interest.
-    New = 6,
+    New = 7,
     /// `SSL_free`, after which there is no session.
-    Free = 7,
+    Free = 8,
     /// `SSL_clear`, after which the session is used for another connection.
-    Clear = 8,
+    Clear = 9,
     /// Go's `crypto/tls.(*Conn).Read`, at its start and at each of the instructions that return.
-    GoRead = 9,
+    GoRead = 10,
     /// Go's `crypto/tls.(*Conn).Write`, which takes all or fails for good.
-    GoWrite = 10,
+    GoWrite = 11,
     /// Go's `crypto/tls.(*Conn).clientHandshake` or `serverHandshake`: the connection is new.
-    GoHandshake = 11,
+    GoHandshake = 12,
 }
 
 impl Call {

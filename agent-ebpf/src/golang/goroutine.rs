@@ -96,6 +96,12 @@ fn id(process: &GoProcess, tgid: u32, g: u64) -> GoroutineId {
     GoroutineId { tgid: tgid as u64, goid }
 }
 
+/// The goroutine at work; its number is 0 if it is none of the application's.
+#[inline(always)]
+pub(crate) fn at_work(process: &GoProcess, tgid: u32) -> GoroutineId {
+    id(process, tgid, running(process))
+}
+
 /// The goroutine at work received bytes of a request.
 #[inline(always)]
 pub(crate) fn received(process: &GoProcess, tgid: u32, activity: u64) {

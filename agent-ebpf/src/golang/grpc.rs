@@ -66,17 +66,24 @@ pub(crate) fn on_stream(ctx: &ProbeContext) {
     let Some(process) = goroutine::process(tgid) else { return };
     // SAFETY: as above.
     let (stream, frame) = unsafe { ((*ctx.regs).rbx, (*ctx.regs).rcx) };
-    let call = match made_for(tgid, frame) {
-        Some(call) => call,
-        None => {
-            let node = read_user(read_user(stream.wrapping_add(STREAM_ITEMS)));
-            let Some(call) = made_for(tgid, read_user(node.wrapping_add(8))) else { return };
-            call
-        }
-    };
     let number = read_user(stream) as u32;
     let writing = Writing { tgid, stream: number, g: goroutine::running(process) };
-    let _no_parent_then = GO_GRPC_STREAMS.insert(writing, call, 0);
+    let call = match made_for(tgid, frame) {
+        None => {
+            let node = read_user(read_user(stream.wrapping_add(STREAM_ITEMS)));
+            made_for(tgid, read_user(node.wrapping_add(8)))
+        }
+        known => known,
+    };
+    match call {
+        Some(call) => {
+            let _no_parent_then = GO_GRPC_STREAMS.insert(writing, call, 0);
+        }
+        None => {
+            // Of another goroutine at that address.
+            let _none_was_left = GO_GRPC_STREAMS.remove(writing);
+        }
+    }
 }
 
 /// For what the list of a frame was made.

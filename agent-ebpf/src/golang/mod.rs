@@ -36,6 +36,8 @@ pub(crate) fn on_call(ctx: &ProbeContext) {
     let place = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     if place == GoPlace::GrpcFields as u64 {
         grpc::on_fields(ctx);
+    } else if is_entered_again(ctx) {
+        // Nothing yet.
     } else if place == GoPlace::GrpcStream as u64 {
         grpc::on_stream(ctx);
     } else if place == GoPlace::GrpcServed as u64 {
@@ -56,6 +58,17 @@ pub(crate) fn on_birth(ctx: &ProbeContext) {
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     goroutine::born(tgid, first_argument(ctx).wrapping_sub(G_SCHED));
     keep_own_stack(ctx);
+}
+
+/// Whether a function, in whose prologue the probe is, is about to be entered once more: the jump to where
+/// the stack grows will be taken (`jbe`), and leads back to the start. That happens where there is too
+/// little of it, and wherever the scheduler wants the goroutine to give way.
+#[inline(always)]
+pub(crate) fn is_entered_again(ctx: &ProbeContext) -> bool {
+    const CARRY: u64 = 1;
+    const ZERO: u64 = 1 << 6;
+    // SAFETY: the context of a probe is the registers at it.
+    unsafe { (*ctx.regs).eflags & (CARRY | ZERO) != 0 }
 }
 
 /// The first argument, or the receiver, of a function that was entered: since Go 1.17 it comes in

@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::ProbeContext;
-use tracewire_common::golang::GoroutineId;
+use tracewire_common::golang::{GoProcess, GoroutineId};
 
 use crate::golang::goroutine::{self, read_user};
 use crate::golang::round_trip;
@@ -21,14 +21,17 @@ const HEADERS: u64 = 0x0100;
 /// The stream's number in it.
 const STREAM: u64 = 8;
 
-/// The connection that a goroutine reads: the cookie of its socket, by the `runtime.g`.
+/// The connection that a goroutine reads: the cookie of its socket.
 #[btf_map]
 static GO_READERS: LruHashMap<GoroutineId, u64, 4096> = LruHashMap::new();
 
 /// The goroutine at work has received requests on streams of a connection.
 #[inline(always)]
-pub(crate) fn note_reader(tgid: u32, g: u64, cookie: u64) {
-    let reader = GoroutineId { tgid: tgid as u64, goid: g };
+pub(crate) fn note_reader(process: &GoProcess, tgid: u32, cookie: u64) {
+    let reader = goroutine::at_work(process, tgid);
+    if reader.goid == 0 {
+        return;
+    }
     match GO_READERS.get_ptr_mut(reader) {
         // SAFETY: map memory, written to on the goroutine's behalf alone.
         Some(known) => unsafe { *known = cookie },
@@ -48,11 +51,11 @@ pub(crate) fn on_request<const IS_GRPC: bool>(ctx: &ProbeContext) {
     // SAFETY: the context of a probe is the registers at it.
     let (server, second, fourth) = unsafe { ((*ctx.regs).rax, (*ctx.regs).rbx, (*ctx.regs).rdi) };
     let connection = if IS_GRPC {
-        let reader = GoroutineId { tgid: tgid as u64, goid: goroutine::running(process) };
+        let reader = goroutine::at_work(process, tgid);
         // SAFETY: one word, read once.
         match unsafe { GO_READERS.get(reader) } {
             Some(cookie) => *cookie,
-            None => return,
+            None => 0,
         }
     } else {
         let cookie = round_trip::cookie_of(read_user(server.wrapping_add(CONN_DATA[0])));
@@ -62,19 +65,25 @@ pub(crate) fn on_request<const IS_GRPC: bool>(ctx: &ProbeContext) {
             round_trip::cookie_of(read_user(server.wrapping_add(CONN_DATA[1])))
         }
     };
-    let mut frame = second;
-    let mut place = 0;
-    while place < 2 {
-        // A `MetaHeadersFrame` begins with a pointer to the frame.
-        let headers = read_user(frame);
-        if read_user(headers) & 0xffff == HEADERS {
-            let number = read_user(headers.wrapping_add(STREAM)) & 0x7fff_ffff;
-            if let Some(state) = stream(StreamKey { connection, stream: number }) {
-                return goroutine::received(process, tgid, state.span_id);
-            }
-        }
+    let mut found = request_of(connection, second);
+    if found == 0 {
         // In newer versions of grpc-go there is a context before it, which takes two registers.
-        frame = fourth;
-        place += 1;
+        found = request_of(connection, fourth);
+    }
+    // Also where it is not known: it is not what came before.
+    goroutine::received(process, tgid, found);
+}
+
+/// The request that a `MetaHeadersFrame` is of: it begins with a pointer to the frame. 0 if it is not known.
+#[inline(always)]
+fn request_of(connection: u64, frame: u64) -> u64 {
+    let headers = read_user(frame);
+    if connection == 0 || read_user(headers) & 0xffff != HEADERS {
+        return 0;
+    }
+    let number = read_user(headers.wrapping_add(STREAM)) & 0x7fff_ffff;
+    match stream(StreamKey { connection, stream: number }) {
+        Some(state) => state.span_id,
+        None => 0,
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn on_connection(
             _ => 0,
         };
         goroutine::received(process, tgid, span_id);
-        served::note_reader(tgid, goroutine::running(process), connection.cookie);
+        served::note_reader(process, tgid, connection.cookie);
         return;
     }
     let next = if before == 0 { last & 1 } else { before.wrapping_add(2) };

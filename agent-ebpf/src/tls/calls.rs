@@ -165,9 +165,19 @@ fn enters(ctx: &ProbeContext, call: u64, id: u64) -> Option<Taken> {
         over(&key, call == Call::Clear as u64);
         return None;
     }
-    if let Some(outer) = session_at_work(tid) {
-        if outer == address && call == Call::Handshake as u64 {
-            // BoringSSL's own, in the midst of a read or a write.
+    if call == Call::EarlyData as u64 {
+        // The server may refuse it, which is seen by nobody but the client: where what follows is, is
+        // not known.
+        sessions::end(&key);
+        let _is_counted = sessions::begin(&key, false);
+        let _ends_unseen =
+            enter(tid, &Running { session: address, buffer, taken_at, call, len: 0, seq: 0 });
+        return None;
+    }
+    if let Some(Running { session: outer, call: outer_call, .. }) = at_work(tid) {
+        let is_own = call == Call::Handshake as u64 || outer_call == Call::EarlyData as u64;
+        if outer == address && is_own {
+            // The library's own, in the midst of a read or a write.
             return None;
         }
         // The library's own, in the midst of a call to the same end, counts instead of that. A call
@@ -256,14 +266,18 @@ unsafe fn take_answer(running: *mut Running, answer: i32, id: u64) -> bool {
             return false;
         }
     }
-    if taken == 0 || taken > MOST {
+    if taken == 0 {
         return false;
     }
     // SAFETY: map memory.
     unsafe {
-        let Some(session) = sessions::session(&key_of(tgid, (*running).session)) else {
+        let key = key_of(tgid, (*running).session);
+        let Some(session) = sessions::session(&key) else { return false };
+        if taken > MOST {
+            // Of a file, maybe: where what follows is, is not known.
+            sessions::end(&key);
             return false;
-        };
+        }
         let len = taken as u32;
         if !Call::reads(call) {
             (*session).written = (*session).written.wrapping_add(len);

@@ -8,7 +8,7 @@ use aya_ebpf::programs::ProbeContext;
 use tracewire_common::golang::GoroutineId;
 use tracewire_common::tls::{Call, Session, SessionKey};
 
-use crate::golang::{goroutine, round_trip};
+use crate::golang::{goroutine, is_entered_again, round_trip};
 use crate::tls::calls::{self, Running, Taken};
 use crate::tls::sessions::{self, Peers};
 
@@ -16,7 +16,7 @@ use crate::tls::sessions::{self, Peers};
 #[btf_map]
 static GO_TLS_PEERS: LruHashMap<u64, Peers, 4096> = LruHashMap::new();
 
-/// Connections of which no plaintext was read yet: [`FRESH`] or [`MISSED`].
+/// Connections of which no plaintext is read yet, or ever: [`FRESH`], [`MISSED`] or [`UNREADABLE`].
 #[btf_map]
 static GO_TLS_CONNS: LruHashMap<SessionKey, u32, 4096> = LruHashMap::new();
 
@@ -24,6 +24,8 @@ static GO_TLS_CONNS: LruHashMap<SessionKey, u32, 4096> = LruHashMap::new();
 const FRESH: u32 = 1;
 /// Plaintext of it went by.
 const MISSED: u32 = 2;
+/// It is read onto stacks: of what is said on it only one half would be seen.
+const UNREADABLE: u32 = 3;
 
 /// What goroutines read, by the address of their `runtime.g`.
 #[btf_map]
@@ -40,6 +42,10 @@ pub(crate) fn note_received(peers: &Peers) {
 /// The goroutine at work enters the library. Answers what plaintext that takes.
 #[inline(always)]
 pub(crate) fn enters(ctx: &ProbeContext, call: u64, tgid: u32) -> Option<Taken> {
+    if is_entered_again(ctx) {
+        // What is written would be counted twice.
+        return None;
+    }
     let process = goroutine::process(tgid)?;
     if process.off_goid == 0 {
         // Who comes back from reading could not be told.
@@ -53,18 +59,30 @@ pub(crate) fn enters(ctx: &ProbeContext, call: u64, tgid: u32) -> Option<Taken> 
     if call == Call::GoHandshake as u64 {
         // Also where another connection was at that address.
         sessions::end(&key);
+        if state_of(&key) == UNREADABLE {
+            let _was_there = GO_TLS_CONNS.remove(key);
+        }
         let _missed_already = GO_TLS_CONNS.insert(key, FRESH, BPF_NOEXIST as u64);
         return None;
     }
     if call == Call::GoRead as u64 {
         let g = goroutine::running(process);
-        if g != 0 && !is_on_stack(g, buffer) {
-            let reading = GoroutineId { tgid: tgid as u64, goid: g };
-            note_reader(&key, tgid, g);
-            let running = Running { session: conn, buffer, taken_at: 0, call, len: 0, seq: 0 };
-            let _unread_then = GO_TLS_READS.insert(reading, running, 0);
+        if g == 0 {
+            return None;
         }
+        let reading = GoroutineId { tgid: tgid as u64, goid: g };
+        if is_on_stack(g, buffer) {
+            let _none_was_left = GO_TLS_READS.remove(reading);
+            miss(&key, UNREADABLE);
+            return None;
+        }
+        note_reader(&key, tgid, g);
+        let running = Running { session: conn, buffer, taken_at: 0, call, len: 0, seq: 0 };
+        let _unread_then = GO_TLS_READS.insert(reading, running, 0);
         return None;
+    }
+    if len > calls::MOST {
+        miss(&key, MISSED);
     }
     if len == 0 || len > calls::MOST {
         return None;
@@ -87,11 +105,17 @@ fn note_reader(key: &SessionKey, tgid: u32, g: u64) {
     unsafe {
         let before = GoroutineId { tgid: tgid as u64, goid: (*session).reader };
         if before.goid != 0 && GO_TLS_READS.get_ptr(before).is_none() {
-            let _missed_already = GO_TLS_CONNS.insert(key, MISSED, 0);
-            return sessions::end(key);
+            return miss(key, MISSED);
         }
         (*session).reader = g;
     }
+}
+
+/// Plaintext goes by: what is known of the connection so far is worth nothing.
+#[inline(always)]
+fn miss(key: &SessionKey, state: u32) {
+    sessions::end(key);
+    let _seen_to_be_in_the_middle = GO_TLS_CONNS.insert(key, state, 0);
 }
 
 /// The goroutine at work returns from reading: its call becomes the task's, as others are.
@@ -120,6 +144,16 @@ fn is_on_stack(g: u64, buffer: u64) -> bool {
     buffer >= low && buffer < high
 }
 
+/// [`FRESH`], [`MISSED`], [`UNREADABLE`], or 0 for none of these.
+#[inline(always)]
+fn state_of(key: &SessionKey) -> u32 {
+    // SAFETY: one word, read once.
+    match unsafe { GO_TLS_CONNS.get(key) } {
+        Some(state) => *state,
+        None => 0,
+    }
+}
+
 /// What is known of a connection. It is followed from when its socket is known.
 #[inline(never)]
 fn session_of(key: &SessionKey) -> Option<*mut Session> {
@@ -127,8 +161,8 @@ fn session_of(key: &SessionKey) -> Option<*mut Session> {
         return Some(session);
     }
     let cookie = round_trip::cookie_of(key.session);
-    if cookie == 0 {
-        // Closed: another may be made at its address.
+    if cookie == 0 || state_of(key) == UNREADABLE {
+        // Closed, and another may be made at its address; or of no use.
         return None;
     }
     let Some(peers) = GO_TLS_PEERS.get_ptr(cookie) else {
@@ -136,8 +170,7 @@ fn session_of(key: &SessionKey) -> Option<*mut Session> {
         let _unread_then = GO_TLS_CONNS.insert(key, MISSED, 0);
         return None;
     };
-    // SAFETY: one word, read once.
-    let is_whole = matches!(unsafe { GO_TLS_CONNS.get(key) }, Some(&FRESH));
+    let is_whole = state_of(key) == FRESH;
     let _was_there = GO_TLS_CONNS.remove(key);
     let session = sessions::begin(key, is_whole)?;
     // SAFETY: map memory.

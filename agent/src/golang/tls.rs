@@ -3,7 +3,7 @@
 use tracewire_common::tls::Call;
 
 use super::ends::ends;
-use super::{Unknown, code, function, layout};
+use super::{Unknown, code, function, g_slot, layout};
 use crate::elf::Elf;
 use crate::tls::TlsLibrary;
 
@@ -28,11 +28,12 @@ pub(crate) fn tls_library(elf: &mut Elf<'_>) -> Option<Result<TlsLibrary, Unknow
 }
 
 fn find(elf: &mut Elf<'_>) -> Result<Option<TlsLibrary>, Unknown> {
+    // Whoever comes back from reading is known by its goroutine.
+    g_slot(elf)?;
     let (Some(read), Some(write)) = (code(elf, READ)?, function(elf, WRITE)?) else {
         return Ok(None);
     };
     let mut library = TlsLibrary { kind: "Go's crypto/tls", ..TlsLibrary::default() };
-    // Where a function is entered it may be so twice: when it has been given more stack.
     let entered = function(elf, READ)?.ok_or(Unknown::Malformed)?;
     library.entries.extend([(entered, Call::GoRead), (write, Call::GoWrite)]);
     for name in HANDSHAKES {

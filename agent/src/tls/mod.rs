@@ -40,7 +40,7 @@ const OPENSSL: &Interface = &[
     (b"SSL_read_ex", Call::ReadEx),
     (b"SSL_write_ex", Call::WriteEx),
     (b"SSL_read_early_data", Call::ReadEx),
-    (b"SSL_write_early_data", Call::WriteEx),
+    (b"SSL_write_early_data", Call::EarlyData),
     (b"SSL_sendfile", Call::SendFile),
     (b"SSL_do_handshake", Call::Handshake),
     (b"SSL_new", Call::New),

@@ -13,10 +13,10 @@ pub mod machine;
 pub mod reference;
 
 mod assemble;
-#[path = "../../../agent/src/executables.rs"]
-mod executables;
 #[path = "../../../agent/src/elf/mod.rs"]
 mod elf;
+#[path = "../../../agent/src/executables.rs"]
+mod executables;
 mod export;
 #[path = "../../../agent/src/fuzzing.rs"]
 pub mod fuzzing;

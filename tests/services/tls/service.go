@@ -1,5 +1,6 @@
 // Go: a service over TLS that asks the next for each request, if there is one, and a client of it, which
-// begins when it is told a line, and says `asked` when every answer was right. Knows nothing of tracing.
+// begins when it is told a line, and says `asked` when every answer was right. With DEEP it asks on one
+// connection, each time on a new stack of which a little more is in use. Knows nothing of tracing.
 package main
 
 import (
@@ -72,6 +73,49 @@ func ask(requests, atOnce int) {
 	fmt.Println("asked")
 }
 
+//go:noinline
+func deep(levels int, then func()) byte {
+	var some [32]byte
+	some[levels%32] = 1
+	if levels == 0 {
+		then()
+	} else {
+		some[0] += deep(levels-1, then)
+	}
+	return some[1]
+}
+
+func askDeep(known *x509.CertPool, requests int) {
+	fmt.Println("gate")
+	bufio.NewReader(os.Stdin).ReadString('\n')
+	connection, err := tls.Dial("tcp", "127.0.0.1:"+os.Getenv("PORT"), &tls.Config{RootCAs: known})
+	if err != nil {
+		log.Fatal(err)
+	}
+	answers := bufio.NewReader(connection)
+	for number := 0; number < requests; number++ {
+		path := "/item/" + strconv.Itoa(number)
+		request := []byte("GET " + path + " HTTP/1.1\r\nHost: deep\r\n\r\n")
+		done := make(chan error)
+		go deep(number, func() {
+			_, err := connection.Write(request)
+			done <- err
+		})
+		if err := <-done; err != nil {
+			log.Fatal(err)
+		}
+		answer, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		content, err := io.ReadAll(answer.Body)
+		if err != nil || string(content) != "go "+path+"\n" {
+			log.Fatalf("%s: %q %v", path, content, err)
+		}
+	}
+	fmt.Println("asked")
+}
+
 func main() {
 	directory := os.Getenv("TLS")
 	authority, err := os.ReadFile(directory + "/certificate.pem")
@@ -88,6 +132,10 @@ func main() {
 	requests, _ := strconv.Atoi(os.Getenv("ASK"))
 	if requests == 0 {
 		serve(directory)
+	}
+	if os.Getenv("DEEP") != "" {
+		askDeep(known, requests)
+		return
 	}
 	ask(requests, 16)
 }
