@@ -32,13 +32,21 @@ fn served(world: &World, program: &Path, next: Option<u16>) -> Service {
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
-/// A client that has yet to be told to begin.
-fn asking(world: &World, program: &Path, port: u16, requests: usize) -> Process {
-    let mut command = command(program);
+/// A client that has yet to be told to begin, started by a command of the program.
+fn asking(world: &World, mut command: Command, port: u16, requests: usize) -> Process {
     command.env("PORT", port.to_string()).env("ASK", requests.to_string());
     let client = world.start(command);
     client.wait_line_for("gate", LIMIT);
     client
+}
+
+/// Has the client ask, once so many processes' libraries are probed.
+fn ask_when_probed(world: &mut World, client: &mut Process, processes: usize) {
+    if let Some(agent) = world.agent() {
+        agent.wait_probed(processes);
+    }
+    client.tell("");
+    client.wait_line_for("asked", LIMIT);
 }
 
 #[test]
@@ -49,12 +57,8 @@ fn two_thousand_requests_through_go_python_and_node_are_two_thousand_traces() {
     let leaf = node(&world, &Wire::tls());
     let middle = python(&world, leaf.port, &Wire::tls());
     let front = served(&world, &program, Some(middle.port));
-    let mut client = asking(&world, &program, front.port, REQUESTS);
-    if let Some(agent) = world.agent() {
-        agent.wait_probed(4);
-    }
-    client.tell("");
-    client.wait_line_for("asked", LIMIT);
+    let mut client = asking(&world, command(&program), front.port, REQUESTS);
+    ask_when_probed(&mut world, &mut client, 4);
     let Some(outcome) = world.stop_agent() else { return };
     assert_eq!(outcome.spans.len(), 6 * REQUESTS, "{:?}", outcome.counters);
     let mut by_path: HashMap<&str, Vec<&Span>> = HashMap::new();
@@ -95,15 +99,10 @@ fn what_is_written_where_the_stack_has_to_grow_is_counted_once() {
     let mut world = World::traced_with(&["--log-level", "debug"]);
     let Some(program) = built(&world, "tls/service.go", &STRIPPED) else { return };
     let server = served(&world, &program, None);
-    let mut asking = command(&program);
-    asking.env("PORT", server.port.to_string()).env("ASK", REQUESTS.to_string()).env("DEEP", "1");
-    let mut client = world.start(asking);
-    client.wait_line_for("gate", LIMIT);
-    if let Some(agent) = world.agent() {
-        agent.wait_probed(2);
-    }
-    client.tell("");
-    client.wait_line_for("asked", LIMIT);
+    let mut deep = command(&program);
+    deep.env("DEEP", "1");
+    let mut client = asking(&world, deep, server.port, REQUESTS);
+    ask_when_probed(&mut world, &mut client, 2);
     let Some(outcome) = world.stop_agent() else { return };
     are_joined(&outcome.spans, REQUESTS);
 }
@@ -133,15 +132,8 @@ fn streams_of_go_over_tls_are_joined_at_each_hop() {
     };
     let port = free_port();
     let _server = start(&world, http2(command(&program)), port, world.scratch().join("seen"));
-    let mut asking = http2(command(&program));
-    asking.env("PORT", port.to_string()).env("ASK", REQUESTS.to_string());
-    let mut client = world.start(asking);
-    client.wait_line_for("gate", LIMIT);
-    if let Some(agent) = world.agent() {
-        agent.wait_probed(2);
-    }
-    client.tell("");
-    client.wait_line_for("asked", LIMIT);
+    let mut client = asking(&world, http2(command(&program)), port, REQUESTS);
+    ask_when_probed(&mut world, &mut client, 2);
     let Some(outcome) = world.stop_agent() else { return };
     are_joined(&outcome.spans, REQUESTS);
     for span in outcome.spans {
@@ -158,7 +150,7 @@ fn go_programs_go_on_while_agents_come_stop_and_are_killed() {
     let mut world = World::new();
     let Some(program) = built(&world, "tls/service.go", &STRIPPED) else { return };
     let server = served(&world, &program, None);
-    let mut client = asking(&world, &program, server.port, REQUESTS);
+    let mut client = asking(&world, command(&program), server.port, REQUESTS);
     client.tell("");
     for dies in [true, false, true, false] {
         world.start_agent(&[]);
