@@ -42,13 +42,20 @@ struct Ends {
     reports: Receiver<(Side, Result<Report, String>)>,
 }
 
+/// A connection on which nothing happened for a while.
+struct Stall {
+    number: u64,
+    seconds: u32,
+    /// What both ends waited in.
+    calls: String,
+}
+
 /// What a phase found.
 #[derive(Default)]
 struct Findings {
     summary: Summary,
     failures: Vec<String>,
-    /// Connections on which nothing happened for a while: number, seconds, where.
-    stalls: Vec<(u64, u32, String)>,
+    stalls: Vec<Stall>,
     /// Heads that should have been given a header.
     missed: Vec<String>,
     /// Connections whose client was given other bytes by the kernel's verdict path.
@@ -137,13 +144,17 @@ pub(crate) fn run(settings: &Settings) -> ExitCode {
                 .collect();
             eprintln!("the agent counted {told:?}");
         }
-        for (number, seconds, calls) in &traced.stalls {
-            if !stalls_anyway(&world, settings, *number, *seconds) {
-                failures.push(format!(
-                    "connection {number}: only with the agent nothing happened for {seconds} s; \
-                     {calls}\n  again: {}",
-                    again(&settings.choice, *number)
-                ));
+        let stalled = stalled_by_agent(&world, settings, &traced.stalls);
+        let known = if settings.choice.spare_verdict == Some(true) {
+            2 + traced.summary.connections() / 2_000
+        } else {
+            0
+        };
+        if stalled.len() as u64 > known {
+            failures.extend(stalled);
+        } else {
+            for stall in stalled {
+                eprintln!("{stall}\n  (README, Kernels)");
             }
         }
     }
@@ -159,12 +170,27 @@ pub(crate) fn run(settings: &Settings) -> ExitCode {
     }
 }
 
+/// The connections on which nothing happened for a while with the agent alone.
+fn stalled_by_agent(world: &World, settings: &Settings, stalls: &[Stall]) -> Vec<String> {
+    let anyway = |stall: &Stall| stalls_anyway(world, settings, stall.number, stall.seconds);
+    let by_agent = stalls.iter().take(ENOUGH).filter(|stall| !anyway(stall));
+    by_agent
+        .map(|Stall { number, seconds, calls }| {
+            format!(
+                "connection {number}: only with the agent nothing happened for {seconds} s; \
+                 {calls}\n  again: {}",
+                again(&settings.choice, *number)
+            )
+        })
+        .collect()
+}
+
 /// Whether a connection stalls without the agent too: timers of TCP can be that slow.
 fn stalls_anyway(world: &World, settings: &Settings, number: u64, seconds: u32) -> bool {
     let mut settings = settings.clone();
     settings.choice.connection = Some(number);
     // Other connections are part of why something is slow.
-    phase(world, &settings, 15, false).stalls.iter().any(|(_, idle, _)| idle + 1 >= seconds)
+    phase(world, &settings, 15, false).stalls.iter().any(|stall| stall.seconds + 1 >= seconds)
 }
 
 /// Whether the README says so.
@@ -273,7 +299,7 @@ fn judge(
     // Whoever stops this machine for a while stops the judge too.
     if idle >= 2 && *longest_gap < Duration::from_secs(1) {
         let calls = format!("client in {:?}, server in {:?}", client.idle_in, server.idle_in);
-        findings.stalls.push((number, idle, calls));
+        findings.stalls.push(Stall { number, seconds: idle, calls });
     }
     if idle >= 2 {
         *longest_gap = Duration::ZERO;

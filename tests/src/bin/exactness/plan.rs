@@ -263,7 +263,9 @@ impl Manners {
         let is_slow = |buffer: Option<i32>, len: usize| {
             buffer.is_some_and(|bytes| match bytes {
                 ..9_000 => len > 3_000,
-                9_000..20_000 => len > 50_000,
+                // Over loopback a segment is larger than what such a buffer ever advertises, so
+                // that the sender waits for its persist timer, for each few KiB: 200 ms.
+                9_000..=20_000 => len > 50_000,
                 _ => len > 1_000_000,
             })
         };
