@@ -63,6 +63,8 @@ fn sizes_that_are_none_are_refused() {
         "5\0\r\n",
         "1000000000000000\r\n",
         "0000000000000000\r\n",
+        "0\rx\r\n\r\n",
+        "3\r\r\nabc",
     ] {
         let seen = chunked(body.as_bytes());
         assert!(matches!(seen.ending, Ending::NotHttp(_)), "{body:?}: {:?}", seen.ending);

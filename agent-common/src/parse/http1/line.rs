@@ -114,11 +114,7 @@ impl Http1 {
                 }
                 self.state = state::LINE_START;
             }
-            state::CHUNK_LINE => {
-                // `remaining` holds the size of the chunk; 0 is the last one.
-                self.state =
-                    if self.remaining == 0 { state::TRAILER_START } else { state::CHUNK_DATA };
-            }
+            state::CHUNK_LINE => self.state = self.after_size(),
             state::TRAILER_LINE => self.state = state::TRAILER_START,
             _ => self.state = state::LINE_START,
         }
