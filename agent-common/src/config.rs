@@ -22,6 +22,9 @@ pub const PIPELINE_DEPTH: usize = 16;
 /// Propagation is on: HTTP/1.x requests are given a header.
 pub const PROPAGATE_HTTP1: u32 = 1;
 
+/// Contexts of requests over TLS go in a TCP option, and come so.
+pub const PROPAGATE_TCP_OPTION: u32 = 2;
+
 /// A port rule: connections to or from the port are left alone.
 pub const PORT_EXCLUDED: u8 = 1;
 /// A port rule: with any such rule, only these ports are looked at.
@@ -44,7 +47,7 @@ pub struct KernelConfig {
     pub scope_level: u32,
     /// The agent's own process id; its traffic is never looked at.
     pub agent_tgid: u32,
-    /// [`PROPAGATE_HTTP1`], or 0.
+    /// `PROPAGATE_` bits.
     pub propagate: u32,
     /// Non-zero if some port rule includes: then other ports are left alone.
     pub ports_listed: u32,

@@ -84,10 +84,22 @@ counters! {
     DropTlsSessions = 27 => "drop_tls_sessions_full",
     /// Calls of TLS libraries that found their map full.
     DropTlsCalls = 28 => "drop_tls_calls_full",
+    /// Client sockets whose server's end said that it reads contexts in a TCP option.
+    OptionConnections = 29 => "option_connections",
+    /// Of these, those that found their map full.
+    DropOptionConnections = 30 => "drop_option_connections_full",
+    /// Contexts that left in a TCP option.
+    OptionsSent = 31 => "options_sent",
+    /// Contexts that did not: no room beside other options or in the segment, or no segment.
+    OptionsNoRoom = 32 => "options_no_room",
+    /// Contexts that came in a TCP option.
+    OptionsReceived = 33 => "options_received",
+    /// Of these, those whose request came too.
+    OptionsTaken = 34 => "options_taken",
 }
 
 /// Counters kept for each [`crate::outcome::Outcome`], after the plain ones.
-pub const OUTCOME_BASE: u32 = 32;
+pub const OUTCOME_BASE: u32 = 64;
 
 /// The length of the kernel's counter array.
-pub const COUNTERS: u32 = 64;
+pub const COUNTERS: u32 = 96;

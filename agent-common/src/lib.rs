@@ -15,4 +15,5 @@ pub mod outcome;
 pub mod parse;
 pub mod records;
 pub mod stream;
+pub mod tcp_option;
 pub mod tls;

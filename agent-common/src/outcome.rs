@@ -76,6 +76,8 @@ wire_enum! {
         Turn = 9 => "turn",
         /// The goroutine that made the call received the parent's request.
         Goroutine = 11 => "goroutine",
+        /// The parent came in a TCP option, beside the request's ciphertext.
+        TcpOption = 12 => "tcp_option",
     }
 }
 
@@ -128,6 +130,8 @@ wire_enum! {
         Indexed = 17 => "indexed",
         /// TLS: nothing can be written into ciphertext.
         Encrypted = 18 => "encrypted",
+        /// TLS: the context goes in a TCP option, beside the ciphertext.
+        TcpOption = 19 => "tcp_option",
     }
 }
 

@@ -3,6 +3,7 @@
 //! | program | hook | what it does |
 //! | --- | --- | --- |
 //! | `track_connection` | `sock_ops` | gives a connection its role, enrols client sockets |
+//! | `carry_context` | `sock_ops` | takes and gives contexts in a TCP option |
 //! | `note_opener4`, `note_opener6` | `cgroup/connect4`, `connect6` | remembers which activity opens a connection |
 //! | `rewrite_request` | `sk_msg` | stays with a socket for its life; calls the next while an agent lives |
 //! | `rewrite_stage` | tail call | reads what a client sends and writes the context into it |
@@ -29,6 +30,7 @@ mod scratch;
 mod socket;
 mod state;
 mod task;
+mod tcp_option;
 mod tls;
 
 use aya_ebpf::macros::{
@@ -50,6 +52,12 @@ const SK_PASS: u32 = 1;
 #[sock_ops]
 fn track_connection(ctx: SockOpsContext) -> u32 {
     socket::track::on_event(&ctx);
+    SOCK_OPS_OK
+}
+
+#[sock_ops]
+fn carry_context(ctx: SockOpsContext) -> u32 {
+    tcp_option::on_event(&ctx);
     SOCK_OPS_OK
 }
 

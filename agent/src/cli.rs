@@ -23,7 +23,7 @@ pub(crate) enum Command {
     Check(CheckArgs),
 }
 
-/// Which requests are given a trace context.
+/// Which requests are given a trace context, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Propagate {
     /// All, where the kernel does no harm to the connections.
@@ -33,6 +33,8 @@ pub(crate) enum Propagate {
     Always,
     /// None: nothing is ever written into traffic.
     Off,
+    /// Besides, those over TLS to hosts with an agent that does so too: in a TCP option.
+    TcpOption,
 }
 
 /// A rule that finds the parent of a request which a process sends or receives, as
@@ -147,10 +149,17 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "TRACEWIRE_EXCLUDE_PORT", value_name = "PORT", value_delimiter = ',')]
     pub(crate) exclude_port: Vec<String>,
 
-    /// Which requests are given a trace context. Requests between services on one host are
-    /// joined in any case.
-    #[arg(long, env = "TRACEWIRE_PROPAGATE", value_enum, default_value = "auto")]
-    pub(crate) propagate: Propagate,
+    /// Which requests are given a trace context, and how. Requests between services on one host are
+    /// joined in any case. May be a list with commas, as `auto,tcp-option`.
+    #[arg(
+        long,
+        env = "TRACEWIRE_PROPAGATE",
+        value_enum,
+        value_name = "HOW",
+        value_delimiter = ',',
+        default_value = "auto"
+    )]
+    pub(crate) propagate: Vec<Propagate>,
 
     /// Find no parents by this rule. May be given several times, or as a list with commas.
     #[arg(

@@ -110,11 +110,8 @@ impl RunConfig {
         Ok(Self {
             cgroup: args.cgroup.clone(),
             kernel: KernelSettings {
-                propagation: match args.propagate {
-                    Propagate::Auto => Propagation::WhereHarmless,
-                    Propagate::Always => Propagation::Always,
-                    Propagate::Off => Propagation::Never,
-                },
+                propagation: propagation(&args.propagate)?,
+                tcp_option: tcp_option(args)?,
                 sample_ratio: args.sample_ratio,
                 include_ports: ports("--include-port", &args.include_port)?,
                 exclude_ports: ports("--exclude-port", &args.exclude_port)?,
@@ -131,6 +128,38 @@ impl RunConfig {
             nice: args.nice,
         })
     }
+}
+
+/// Which requests get a header.
+fn propagation(asked: &[Propagate]) -> Result<Propagation, ConfigError> {
+    let headers: Vec<_> = asked.iter().filter(|&&how| how != Propagate::TcpOption).collect();
+    match headers[..] {
+        [] | [Propagate::Auto] => Ok(Propagation::WhereHarmless),
+        [Propagate::Always] => Ok(Propagation::Always),
+        [Propagate::Off] => Ok(Propagation::Never),
+        _ => Err(ConfigError(
+            "--propagate is given more than one of auto, always and off, which exclude each other"
+                .to_owned(),
+        )),
+    }
+}
+
+/// Whether contexts go in a TCP option.
+fn tcp_option(args: &RunArgs) -> Result<bool, ConfigError> {
+    let is_asked = args.propagate.contains(&Propagate::TcpOption);
+    if is_asked && args.tls == Tls::Off {
+        return Err(ConfigError(
+            "--propagate tcp-option is for requests over TLS, which --tls off leaves unread: leave out one of them"
+                .to_owned(),
+        ));
+    }
+    if is_asked && args.propagate.contains(&Propagate::Off) {
+        return Err(ConfigError(
+            "--propagate off writes nothing into traffic, and tcp-option does: leave out one of them"
+                .to_owned(),
+        ));
+    }
+    Ok(is_asked)
 }
 
 /// An environment variable that is set to nothing gives one empty pattern.

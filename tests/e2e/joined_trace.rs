@@ -21,12 +21,12 @@ impl Stack {
     /// Starts them; what is behind nginx is spoken with over `wire`.
     fn start(world: &World, wire: &Wire) -> Self {
         let leaf = node(world, wire);
-        let middle = python(world, leaf.port, wire);
+        let middle = python(world, leaf.address(), wire);
         let proxy = match wire {
             Wire::Plain => PROXY.to_owned(),
             Wire::Tls(_) => PROXY.replace("http://next", "https://next"),
         };
-        let front = nginx(world, Some(middle.port), &proxy);
+        let front = nginx(world, Some(middle.address()), &proxy);
         Self { front, middle, leaf }
     }
 

@@ -214,7 +214,7 @@ fn a_program_that_sizes_its_reads_by_fionread_gets_everything() {
 /// nginx before a small server, with sixteen clients for some seconds.
 fn under_load(world: &mut World, seconds: u64, meanwhile: impl FnOnce(&mut World)) -> LoadReport {
     let leaf = world.peer(|directory| chain(directory, None, ChainHeaders::None));
-    let front = nginx(world, Some(leaf.address().port()), PROXY);
+    let front = nginx(world, Some(leaf.address()), PROXY);
     let load = Load {
         to: ([127, 0, 0, 1], front.port).into(),
         path: "/load".into(),

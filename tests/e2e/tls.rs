@@ -59,9 +59,9 @@ fn one_request_over_tls_is_one_trace() {
     let mut world = World::new();
     let wire = Wire::tls();
     let leaf = node(&world, &wire);
-    let middle = python(&world, leaf.port, &wire);
+    let middle = python(&world, leaf.address(), &wire);
     let proxy = PROXY.replace("http://next", "https://next");
-    let front = nginx(&world, Some(middle.port), &proxy);
+    let front = nginx(&world, Some(middle.address()), &proxy);
     if !is_control() {
         world.start_agent(&[]);
     }
@@ -228,8 +228,9 @@ fn calls_in_the_library_survive_agents_that_stop_or_are_killed() {
     let mut world = World::alone();
     let wire = Wire::tls();
     let leaf = node(&world, &wire);
-    let middle = python(&world, leaf.port, &wire);
-    let front = nginx(&world, Some(middle.port), &PROXY.replace("http://next", "https://next"));
+    let middle = python(&world, leaf.address(), &wire);
+    let front =
+        nginx(&world, Some(middle.address()), &PROXY.replace("http://next", "https://next"));
     for dies in [true, false, true, false] {
         if !is_control() {
             world.start_agent(&[]);
@@ -262,9 +263,9 @@ fn processes_are_probed_in_scope_only_and_only_while_the_agent_runs() {
     }
     let mut world = World::new();
     let wire = Wire::tls();
-    let inside = python(&world, free_port(), &wire);
+    let inside = python(&world, ([127, 0, 0, 1], free_port()).into(), &wire);
     let elsewhere = World::new();
-    let outside = python(&elsewhere, free_port(), &wire);
+    let outside = python(&elsewhere, ([127, 0, 0, 1], free_port()).into(), &wire);
     for dies in [false, true] {
         world.start_agent(&[]);
         // `SSL_new`, `SSL_free`, `SSL_clear`, `SSL_do_handshake`, `SSL_sendfile`, three to read and three

@@ -55,7 +55,7 @@ fn two_thousand_requests_through_go_python_and_node_are_two_thousand_traces() {
     let mut world = World::traced_with(&["--log-level", "debug"]);
     let Some(program) = built(&world, "tls/service.go", &STRIPPED) else { return };
     let leaf = node(&world, &Wire::tls());
-    let middle = python(&world, leaf.port, &Wire::tls());
+    let middle = python(&world, leaf.address(), &Wire::tls());
     let front = served(&world, &program, Some(middle.port));
     let mut client = asking(&world, command(&program), front.port, REQUESTS);
     ask_when_probed(&mut world, &mut client, 4);

@@ -35,4 +35,4 @@ const server = tls
   : http.createServer(answer);
 
 server.keepAliveTimeout = 60000;
-server.listen(Number(process.env.PORT), '127.0.0.1');
+server.listen(Number(process.env.PORT), process.env.HOST);

@@ -9,7 +9,7 @@ import os
 import ssl
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-NEXT = int(os.environ["NEXT"])
+NEXT = (os.environ["NEXT_HOST"], int(os.environ["NEXT"]))
 TLS = os.environ.get("TLS")
 SEEN = os.open(os.environ["SEEN"], os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
 
@@ -24,9 +24,9 @@ class Handler(BaseHTTPRequestHandler):
         super().setup()
         if TLS:
             trusted = ssl.create_default_context(cafile=f"{TLS}/certificate.pem")
-            self.next = http.client.HTTPSConnection("127.0.0.1", NEXT, timeout=20, context=trusted)
+            self.next = http.client.HTTPSConnection(*NEXT, timeout=20, context=trusted)
         else:
-            self.next = http.client.HTTPConnection("127.0.0.1", NEXT, timeout=20)
+            self.next = http.client.HTTPConnection(*NEXT, timeout=20)
 
     def finish(self):
         self.next.close()
@@ -52,7 +52,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 
-server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
+server = Server((os.environ["HOST"], int(os.environ["PORT"])), Handler)
 if TLS:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{TLS}/certificate.pem", f"{TLS}/key.pem")

@@ -1,6 +1,6 @@
 //! Real programs: nginx, a Python service, a Node service.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,7 +14,9 @@ const LISTEN_LIMIT: Duration = Duration::from_secs(15);
 /// A running service.
 #[derive(Debug)]
 pub struct Service {
-    /// The port on the loopback address.
+    /// The address at which it listens.
+    pub host: IpAddr,
+    /// The port there.
     pub port: u16,
     /// Where the service writes the trace headers that it received, a request a line.
     pub seen: PathBuf,
@@ -36,6 +38,11 @@ impl Service {
             (path.to_owned(), count)
         };
         text.lines().map(split).collect()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        (self.host, self.port).into()
     }
 
     /// The process that was started.
@@ -97,7 +104,7 @@ pub fn start(world: &World, mut command: Command, port: u16, seen: PathBuf) -> S
     command.env("SEEN", &seen).env("PORT", port.to_string());
     let mut process = world.start(command);
     let deadline = Instant::now() + patient(LISTEN_LIMIT);
-    while !is_listening(port) {
+    while !is_listening(process.id(), port) {
         let ended = process.wait_exit(Duration::ZERO);
         assert!(
             ended.is_none() && Instant::now() < deadline,
@@ -106,16 +113,17 @@ pub fn start(world: &World, mut command: Command, port: u16, seen: PathBuf) -> S
         );
         std::thread::sleep(Duration::from_millis(10));
     }
-    Service { port, seen, process }
+    Service { host: world.host(), port, seen, process }
 }
 
-/// Whether something listens on a port, of IPv4 or of both: asked of the kernel, not by connecting,
-/// since a connection would be traffic that the agent sees.
-fn is_listening(port: u16) -> bool {
+/// Whether something listens on a port, of IPv4 or of both, where a process is: asked of the kernel,
+/// not by connecting, since a connection would be traffic that the agent sees.
+fn is_listening(process: u32, port: u16) -> bool {
     const LISTEN: &str = "0A";
     let suffix = format!(":{port:04X}");
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
-        let table = std::fs::read_to_string(table).unwrap_or_default();
+    ["tcp", "tcp6"].iter().any(|table| {
+        let table = std::fs::read_to_string(format!("/proc/{process}/net/{table}"));
+        let table = table.unwrap_or_default();
         table.lines().skip(1).any(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             matches!(fields.as_slice(), [_, local, _, state, ..]
@@ -130,14 +138,13 @@ fn is_listening(port: u16) -> bool {
 /// # Panics
 ///
 /// If nginx is missing (Debian: nginx-light) or does not start.
-pub fn nginx(world: &World, upstream: Option<u16>, server: &str) -> Service {
+pub fn nginx(world: &World, upstream: Option<SocketAddr>, server: &str) -> Service {
     let directory = world.scratch();
     let at = directory.display();
     let port = free_port();
-    let upstream = upstream.map_or_else(String::new, |port| {
-        format!(
-            "upstream next {{ server 127.0.0.1:{port}; keepalive 64; keepalive_requests 100000; }}"
-        )
+    let host = world.host();
+    let upstream = upstream.map_or_else(String::new, |next| {
+        format!("upstream next {{ server {next}; keepalive 64; keepalive_requests 100000; }}")
     });
     let config = format!(
         "daemon off;\nworker_processes 1;\nuser root;\npid {at}/pid;\nerror_log stderr warn;\n\
@@ -147,7 +154,7 @@ pub fn nginx(world: &World, upstream: Option<u16>, server: &str) -> Service {
          client_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\n\
          fastcgi_temp_path {at}/fastcgi;\nuwsgi_temp_path {at}/uwsgi;\nscgi_temp_path {at}/scgi;\n\
          sendfile on;\nkeepalive_requests 100000;\n{upstream}\n\
-         server {{ listen 127.0.0.1:{port};\n{server}\n}}\n}}\n"
+         server {{ listen {host}:{port};\n{server}\n}}\n}}\n"
     );
     let file = directory.join("nginx.conf");
     std::fs::write(&file, config).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -174,9 +181,9 @@ pub fn interpreter(name: &str) -> Command {
 /// # Panics
 ///
 /// If Python is missing or does not start.
-pub fn python(world: &World, next: u16, wire: &Wire) -> Service {
+pub fn python(world: &World, next: SocketAddr, wire: &Wire) -> Service {
     let mut command = interpreter("middle.py");
-    command.env("NEXT", next.to_string());
+    command.env("NEXT_HOST", next.ip().to_string()).env("NEXT", next.port().to_string());
     wire.tell(&mut command);
     start(world, command, free_port(), world.scratch().join("seen"))
 }

@@ -1,6 +1,6 @@
 //! All that one test has to itself.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +9,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::agent::{self, Agent, Counters};
 use crate::cgroup::Cgroup;
 use crate::cleanup::{self, Made};
+use crate::netns::Netns;
 use crate::otlp::{Sink, Span};
 use crate::peer::{self, Peer};
 use crate::process::Process;
@@ -36,6 +37,8 @@ pub struct World {
     scratch: AtomicU32,
     // What a stopped agent said, to be shown if the test fails after all.
     last_words: String,
+    /// Where the services are, if that is not the machine's own namespace.
+    netns: Option<Netns>,
     _turn: Turn,
 }
 
@@ -86,6 +89,7 @@ impl World {
             directory,
             scratch: AtomicU32::new(0),
             last_words: String::new(),
+            netns: None,
             _turn: turn,
         }
     }
@@ -205,13 +209,40 @@ impl World {
         path
     }
 
-    /// Starts a program inside the cgroup.
+    /// Two worlds that reach each other as two hosts do: what is started in them is in a network
+    /// namespace of its own.
+    ///
+    /// # Panics
+    ///
+    /// As [`World::new`], and if the namespaces cannot be made.
+    pub fn two_hosts() -> (Self, Self) {
+        let (left, right) = Netns::pair();
+        let mut worlds = (Self::new(), Self::new());
+        (worlds.0.netns, worlds.1.netns) = (Some(left), Some(right));
+        worlds
+    }
+
+    /// The address at which services of this world listen.
+    pub fn host(&self) -> IpAddr {
+        self.netns.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), Netns::address)
+    }
+
+    /// Starts a program inside the cgroup. It is told as `HOST` where to listen, and as `NEXT_HOST`
+    /// where others do, unless that is told it already.
     ///
     /// # Panics
     ///
     /// If it cannot be started.
     pub fn start(&self, mut command: Command) -> Process {
+        let host = self.host().to_string();
+        if command.get_envs().all(|(name, _)| name != "NEXT_HOST") {
+            command.env("NEXT_HOST", &host);
+        }
+        command.env("HOST", host);
         self.cgroup.place(&mut command);
+        if let Some(netns) = &self.netns {
+            netns.place(&mut command);
+        }
         Process::start(command)
     }
 

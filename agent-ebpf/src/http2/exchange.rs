@@ -22,7 +22,7 @@ use crate::task::work;
 /// Where the frame that began the header block starts, as a sequence number that is the same at both
 /// ends.
 #[inline(always)]
-fn block_start(work: &Work, direction: &Direction) -> u32 {
+pub(crate) fn block_start(work: &Work, direction: &Direction) -> u32 {
     let at = work.drive.seq.wrapping_add(work.drive.at);
     let seq = at.wrapping_sub(direction.http2.block_len());
     if seq == 0 { 1 } else { seq }
@@ -67,10 +67,12 @@ pub(crate) unsafe fn open_server(work: &mut Work, number: u32) {
         let (mut context, parent, correlation) = if is_local {
             let handed = handed.read();
             (handed, handed.span_id, Correlation::Local as u8)
-        } else if let Some(received) = direction.http2.scanner.context() {
-            (received, received.span_id, Correlation::Wire as u8)
         } else {
-            (exchange::new_trace(&ids), 0, Correlation::None as u8)
+            let (found, start) = (direction.http2.scanner.context(), block_start(work, direction));
+            match exchange::received(work.drive.connection, found, handed, start) {
+                (Some(received), rule) => (received, received.span_id, rule),
+                (None, _) => (exchange::new_trace(&ids), 0, Correlation::None as u8),
+            }
         };
         context.span_id = activities::begin_activity(&ids, &context, parent);
         activities::mark(context.span_id, ACTIVITY_STREAM);

@@ -82,7 +82,9 @@ fn on_established(ops: *mut bpf_sock_ops, role: Role) {
             connection.responses = Stream::at_start(HeadKind::Response, snd_nxt);
         }
         count(Counter::ConnectionsTracked);
-        bpf_sock_ops_cb_flags_set(ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        // Others may have asked for more.
+        let callbacks = (*ops).bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG;
+        bpf_sock_ops_cb_flags_set(ops, callbacks as i32);
         if role as u8 == Role::Client as u8 {
             if config.propagate & PROPAGATE_HTTP1 != 0 {
                 enrol(ops, connection);

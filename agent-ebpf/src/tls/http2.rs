@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::{CONN_HTTP2, Connection};
 use tracewire_common::counter::Counter;
-use tracewire_common::outcome::{EndReason, Outcome, Role};
+use tracewire_common::outcome::{EndReason, Role};
 use tracewire_common::records::KIND_HTTP2_ENDED;
 use tracewire_common::tls::{Call, MAX_SESSIONS, SessionKey};
 
@@ -17,6 +17,7 @@ use crate::http2::connections::{self, Http2Connection};
 use crate::http2::drive::{self, Carrier, Work};
 use crate::http2::{exchange, receive, streams};
 use crate::socket::drive::Piece;
+use crate::socket::exchange::send_beside;
 use crate::state::count;
 use crate::task::work;
 use crate::tls::plaintext::{ClientText, ServerText};
@@ -174,7 +175,10 @@ impl Carrier for ClientText {
         unsafe {
             exchange::find_origin(work);
             let own = exchange::own_context(work);
-            exchange::open_client(work, number, Outcome::Encrypted as u8, own);
+            let start = exchange::block_start(work, &(*work.http2).requests);
+            let context = &raw mut (*work.http2).origin.context;
+            let outcome = send_beside(work.drive.connection, context, own, start);
+            exchange::open_client(work, number, outcome as u8, own);
         }
     }
 }

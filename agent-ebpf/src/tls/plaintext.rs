@@ -7,7 +7,7 @@ use tracewire_common::stream::Stream;
 
 use crate::bounds::filling;
 use crate::socket::drive::{Drive, Source};
-use crate::socket::exchange;
+use crate::socket::{exchange, handover};
 
 /// Copies bytes of a buffer into the window.
 ///
@@ -42,9 +42,19 @@ impl Source for ClientText {
     #[inline(always)]
     unsafe fn request_head(drive: &mut Drive, stream: &mut Stream, _end_len: u32) {
         stream.http1.confirm();
-        let origin = exchange::origin_of_request(drive);
+        let mut origin = exchange::origin_of_request(drive);
         let own = exchange::own_header(stream, &origin);
-        exchange::open_client(drive, stream, &origin, Outcome::Encrypted as u8, own);
+        let mut outcome = Outcome::Encrypted;
+        // SAFETY: live state, and the claimed buffer: the stack is short of room.
+        unsafe {
+            if !exchange::is_full(&*drive.connection) {
+                let (context, start) = (handover::room(drive), handover::head_start(drive, stream));
+                context.write(origin.context);
+                outcome = exchange::send_beside(drive.connection, context, own, start);
+                origin.context.span_id = (*context).span_id;
+            }
+        }
+        exchange::open_client(drive, stream, &origin, outcome as u8, own);
     }
 }
 

@@ -211,7 +211,7 @@ pub(crate) unsafe fn bind(key: &SessionKey, session: *mut Session, peers: &Peers
         connection.flags |= CONN_TLS;
         connection.cgroup_id = bpf_get_current_cgroup_id();
         if (*session).is_whole != 0 && peers.role != Role::Unknown as u8 {
-            let start = first_position(peers);
+            let start = first_position_of(connection);
             connection.requests = Stream::at_start(HeadKind::Request, start);
             connection.responses = Stream::at_start(HeadKind::Response, start);
             (*session).written = start;
@@ -238,11 +238,11 @@ pub(crate) unsafe fn bind(key: &SessionKey, session: *mut Session, peers: &Peers
 /// From which number on plaintext is counted: the same at both ends, and another for connections
 /// with other ports, as numbers of sequence are.
 #[inline(always)]
-fn first_position(peers: &Peers) -> u32 {
-    let (client, server) = if peers.role == Role::Client as u8 {
-        (peers.local_port, peers.remote_port)
+pub(crate) fn first_position_of(connection: &Connection) -> u32 {
+    let (client, server) = if connection.role == Role::Client as u8 {
+        (connection.local_port, connection.remote_port)
     } else {
-        (peers.remote_port, peers.local_port)
+        (connection.remote_port, connection.local_port)
     };
     (((client as u32) << 16) | server as u32).wrapping_mul(0x85eb_ca6b)
 }

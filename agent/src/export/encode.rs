@@ -67,7 +67,10 @@ impl SpanEncoder {
             // Status { code: STATUS_CODE_ERROR }; the reason is in the attributes.
             put_bytes(out, 15, &[3 << 3 | WIRE_VARINT as u8, 2]);
         }
-        let is_remote = matches!(span.correlation, Correlation::Wire | Correlation::Local);
+        let is_remote = matches!(
+            span.correlation,
+            Correlation::Wire | Correlation::Local | Correlation::TcpOption
+        );
         let remote = if is_remote { FLAG_IS_REMOTE } else { 0 };
         put_tag(out, 16, WIRE_FIXED32);
         // What is not sampled is never recorded.

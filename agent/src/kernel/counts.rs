@@ -37,6 +37,7 @@ fn propagation_name(outcome: Outcome) -> &'static str {
         Outcome::Unsynchronised => "propagation_unsynchronised",
         Outcome::KernelRefused => "propagation_kernel_refused",
         Outcome::HeaderAlreadySent => "propagation_header_already_sent",
+        Outcome::TcpOption => "propagation_tcp_option",
         Outcome::ProcessExcluded => "propagation_process_excluded",
         Outcome::Missed => "propagation_missed",
         Outcome::FrameFull => "propagation_frame_full",

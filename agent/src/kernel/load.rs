@@ -10,6 +10,7 @@ use aya::programs::SkMsg;
 use aya::{Ebpf, Pod};
 use tracewire_common::config::{
     KernelConfig, PORT_EXCLUDED, PORT_INCLUDED, PROCESS_ALLOWED, PROCESS_EXCLUDED, PROPAGATE_HTTP1,
+    PROPAGATE_TCP_OPTION,
 };
 use tracewire_common::connection::Connection;
 use tracewire_common::context::sampling_threshold;
@@ -58,6 +59,8 @@ pub(crate) struct KernelSettings {
     pub(crate) rules_off: Vec<Correlation>,
     /// Whether plaintext is read in TLS libraries.
     pub(crate) tls: bool,
+    /// Whether contexts of requests over TLS go in a TCP option.
+    pub(crate) tcp_option: bool,
     /// Whether the kernel counts and times the programs' runs.
     pub(crate) program_times: bool,
 }
@@ -159,6 +162,10 @@ impl Kernel {
                 .map_pin_path("ENROLLED", pinned.enrolled())
                 .map_pin_path("STAGES", pinned.stages());
         }
+        if !settings.tcp_option {
+            // Nobody writes to them.
+            loader.map_max_entries("CONTEXTS_RECEIVED", 1).map_max_entries("CONTEXTS_TO_SEND", 1);
+        }
         let mut ebpf = loader
             .map_max_entries("RECORDS", settings.ring_bytes)
             .map_max_entries("ENROLLED", settings.max_connections)
@@ -184,7 +191,7 @@ impl Kernel {
                 let tls = settings.tls.then(|| tls::Programs::load(&maps, programs::object()));
                 (goroutines, tls.flatten())
             });
-            let receive = programs::load_all(&mut ebpf, propagates);
+            let receive = programs::load_all(&mut ebpf, propagates, settings.tcp_option);
             let (goroutines, tls) = probes.join().unwrap_or_default();
             receive.map(|receive| (receive, goroutines, tls))
         })?;
@@ -240,7 +247,7 @@ impl Kernel {
         )?);
         let messages = Messages::new(&mut ebpf)?;
         let timing = settings.program_times.then(Timing::start).transpose()?;
-        programs::attach_all(&mut ebpf, &scope, receive)?;
+        programs::attach_all(&mut ebpf, &scope, receive, settings.tcp_option)?;
         if propagating {
             let stage: &SkMsg = ebpf
                 .program("rewrite_stage")
@@ -459,7 +466,8 @@ fn kernel_config(
         scope_cgroup: scope.id,
         scope_level: scope.level,
         agent_tgid: std::process::id(),
-        propagate: if propagating { PROPAGATE_HTTP1 } else { 0 },
+        propagate: if propagating { PROPAGATE_HTTP1 } else { 0 }
+            | if settings.tcp_option { PROPAGATE_TCP_OPTION } else { 0 },
         ports_listed,
         processes_listed: u32::from(settings.processes_listed),
         wakeup_bytes: settings.ring_bytes / 4,

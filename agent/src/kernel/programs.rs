@@ -31,6 +31,9 @@ pub(super) const HTTP2_EGRESS: &str = "read_http2_egress";
 pub(super) const HTTP2_INGRESS: &str = "read_http2_ingress";
 pub(super) const HTTP2_REWRITE: &str = "rewrite_http2";
 
+/// The program for contexts in a TCP option.
+const TCP_OPTION: &str = "carry_context";
+
 /// Programs and what is lost without them, in the order in which they are attached:
 /// who looks at connections comes last, when all that it needs is there.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -56,6 +59,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     (tls::HTTP2_WRITTEN, "read frames of HTTP/2 that are given to TLS libraries"),
     (tls::HTTP2_READ, "read frames of HTTP/2 that TLS libraries give"),
     ("track_connection", "follow connections"),
+    // After what follows connections: it asks what that knows.
+    (TCP_OPTION, "carry contexts in a TCP option"),
 ];
 
 /// Programs that only propagation needs.
@@ -167,7 +172,8 @@ pub(crate) fn try_all() -> Result<Trial> {
             verified: ebpf.program(name).and_then(stats::verified_instructions),
             optional: FOR_PROPAGATION.contains(&name)
                 || name.starts_with(RECEIVE)
-                || FOR_PROCESSES.contains(&name),
+                || FOR_PROCESSES.contains(&name)
+                || name == TCP_OPTION,
         })
         .collect();
     let readability = enrolment::sockets(&mut ebpf)
@@ -197,13 +203,14 @@ fn short(error: &ProgramError) -> String {
 }
 
 /// Loads all programs that are needed; of the two that learn receivers, the newer that loads.
-pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool) -> Result<&'static str> {
+pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool, tcp_option: bool) -> Result<&'static str> {
     let btf = Btf::from_sys_fs().context("cannot read the kernel's type information")?;
     let mut receive = RECEIVE;
     for &(name, purpose) in PROGRAMS {
         if name == RECEIVE_OLDER
             || FOR_PROCESSES.contains(&name)
             || (!propagate && FOR_PROPAGATION.contains(&name))
+            || (!tcp_option && name == TCP_OPTION)
         {
             continue;
         }
@@ -241,7 +248,12 @@ pub(super) fn place_http2(ebpf: &mut Ebpf, propagate: bool) -> Result<Vec<Progra
 }
 
 /// Attaches all but the programs on the socket map, which are attached before.
-pub(super) fn attach_all(ebpf: &mut Ebpf, scope: &Scope, receive: &str) -> Result<()> {
+pub(super) fn attach_all(
+    ebpf: &mut Ebpf,
+    scope: &Scope,
+    receive: &str,
+    tcp_option: bool,
+) -> Result<()> {
     // A cgroup link is always one of several ("multi"); the mode for links is `Single`.
     let mode = CgroupAttachMode::Single;
     for &(name, purpose) in PROGRAMS {
@@ -249,6 +261,7 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, scope: &Scope, receive: &str) -> Resul
             || (name.starts_with(RECEIVE) && name != receive)
             || FOR_PROCESSES.contains(&name)
             || [HTTP2_EGRESS, HTTP2_INGRESS].contains(&name)
+            || (!tcp_option && name == TCP_OPTION)
         {
             continue;
         }

@@ -167,7 +167,7 @@ fn nginx_passes_an_upload_on_from_a_file() {
     let server = world.server(vec![Step::until(END), Step::send(OK), Step::Close]);
     // The body goes to a file first, and from there with sendfile().
     let block = format!("client_max_body_size 8m; client_body_in_file_only clean; {PROXY}");
-    let proxy = nginx(&world, Some(server.address().port()), &block);
+    let proxy = nginx(&world, Some(server.address()), &block);
     let body = LOOK_ALIKE.repeat(30_000) + END;
     let file = world.scratch().join("body");
     std::fs::write(&file, &body).unwrap_or_else(|error| panic!("{}: {error}", file.display()));

@@ -29,7 +29,7 @@ fn calls_through_a_proxy(calls: usize, at_once: bool) -> Option<Vec<[Span; 4]>> 
     let mut world = World::traced_with(&TALKATIVE);
     let server = node_tls_server(&world, Next::Nobody);
     let port = free_port();
-    let front = nginx(&world, Some(server.port), &secure_proxy(port));
+    let front = nginx(&world, Some(server.address()), &secure_proxy(port));
     let headers = json!({ "content-type": "application/grpc", "te": "trailers" });
     let wanted: Vec<String> = (0..calls).map(|number| format!("/shop.Item/N{number}")).collect();
     let requests =

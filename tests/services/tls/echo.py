@@ -28,7 +28,7 @@ async def serve(reader, writer):
 
 
 async def ask(number, context):
-    reader, writer = await asyncio.open_connection("127.0.0.1", PORT, ssl=context)
+    reader, writer = await asyncio.open_connection(os.environ["NEXT_HOST"], PORT, ssl=context)
     for size in SIZES:
         content = os.urandom(size)
         writer.write(b"PUT /%d/%d HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (number, size, size))
@@ -54,7 +54,7 @@ async def main():
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{TLS}/certificate.pem", f"{TLS}/key.pem")
-    server = await asyncio.start_server(serve, "127.0.0.1", PORT, ssl=context, limit=1 << 20)
+    server = await asyncio.start_server(serve, os.environ["HOST"], PORT, ssl=context, limit=1 << 20)
     await server.serve_forever()
 
 

@@ -20,7 +20,7 @@ import (
 var client *http.Client
 
 func get(port, path string) string {
-	answer, err := client.Get("https://127.0.0.1:" + port + path)
+	answer, err := client.Get("https://" + os.Getenv("NEXT_HOST") + ":" + port + path)
 	if err != nil {
 		return err.Error()
 	}
@@ -41,7 +41,7 @@ func serve(directory string) {
 		}
 		io.WriteString(w, answer)
 	})
-	server := &http.Server{Addr: "127.0.0.1:" + os.Getenv("PORT")}
+	server := &http.Server{Addr: os.Getenv("HOST") + ":" + os.Getenv("PORT")}
 	if os.Getenv("HTTP2") == "" {
 		server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
 	}
@@ -88,7 +88,7 @@ func deep(levels int, then func()) byte {
 func askDeep(known *x509.CertPool, requests int) {
 	fmt.Println("gate")
 	bufio.NewReader(os.Stdin).ReadString('\n')
-	connection, err := tls.Dial("tcp", "127.0.0.1:"+os.Getenv("PORT"), &tls.Config{RootCAs: known})
+	connection, err := tls.Dial("tcp", os.Getenv("NEXT_HOST")+":"+os.Getenv("PORT"), &tls.Config{RootCAs: known})
 	if err != nil {
 		log.Fatal(err)
 	}

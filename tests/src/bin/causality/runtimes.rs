@@ -192,7 +192,7 @@ impl Runtime {
             Self::Nginx => {
                 const ONE: &str = "location / { proxy_pass http://next$uri/0; \
                                    proxy_http_version 1.1; proxy_set_header Connection \"\"; }";
-                return alone(nginx(world, Some(backend.http), ONE));
+                return alone(nginx(world, Some(([127, 0, 0, 1], backend.http).into()), ONE));
             }
             Self::PhpFpm => {
                 let mut command = php::command(&world.scratch(), &bind);

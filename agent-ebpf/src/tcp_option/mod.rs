@@ -1,0 +1,95 @@
+//! Contexts beside ciphertext, in a TCP option ([`tracewire_common::tcp_option`]).
+//!
+//! A server's end says with the first data that it sends on a connection with TLS that it reads
+//! contexts. Only a client's end that has received that sends any: nothing is added to what goes to
+//! clients and servers without an agent but these four bytes to clients, once, and a way that drops
+//! options carries none. A client's request leaves its context here as its plaintext goes into the
+//! library, before there is ciphertext of it, and it goes with the next data; a server's takes it when
+//! its plaintext comes out.
+
+mod receiving;
+mod sending;
+
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PARSE_HDR_OPT_CB,
+    BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG,
+    BPF_TCP_CLOSE, bpf_sock_ops,
+};
+use aya_ebpf::helpers::generated::bpf_sock_ops_cb_flags_set;
+use aya_ebpf::programs::SockOpsContext;
+use tracewire_common::connection::{CONN_OPAQUE, CONN_TLS, Connection};
+
+use crate::state;
+
+pub(crate) use receiving::take_context;
+pub(crate) use sending::offer_context;
+
+/// A socket opened or closed, sends a segment, or received one with an option that the kernel does
+/// not know.
+#[inline(always)]
+pub(crate) fn on_event(ctx: &SockOpsContext) {
+    let ops = ctx.ops;
+    match ctx.op() {
+        // Clients wait for an announcement; servers make one, and wait for contexts.
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => on_established(ops, 0),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            on_established(ops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+        }
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => sending::reserve(ops),
+        BPF_SOCK_OPS_WRITE_HDR_OPT_CB => sending::write(ops),
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB => receiving::parse(ops),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => sending::forget(ops),
+        _ => {}
+    }
+}
+
+/// A connection that may come to carry contexts: its socket's callbacks are asked for.
+#[inline(always)]
+fn on_established(ops: *mut bpf_sock_ops, more: u32) {
+    let Some(connection) = connection(ops) else { return };
+    if connection.flags & CONN_OPAQUE == 0 && !is_loopback(connection) {
+        change_callbacks(ops, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG | more, 0);
+    }
+}
+
+/// Whether the other end can only be on this host, where contexts are handed over without.
+#[inline(always)]
+fn is_loopback(connection: &Connection) -> bool {
+    let address = &connection.remote_addr;
+    // 127.0.0.0/8, or ::1 and what else begins with 15 zeroes, which nobody has.
+    connection.ip_version == 4 && address[0] == 127
+        || connection.ip_version == 6 && address[0] == 0 && address[15] == 1
+}
+
+/// What is kept of the socket at work.
+#[inline(always)]
+fn connection(ops: *mut bpf_sock_ops) -> Option<&'static Connection> {
+    // SAFETY: the program's context, whose socket is checked for null; map memory.
+    unsafe {
+        let sk = (*ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return None;
+        }
+        let connection = state::connection(sk.cast());
+        if connection.is_null() { None } else { Some(&*connection) }
+    }
+}
+
+/// Asks for callbacks of the socket at work, and asks no more for others. Those are kept that other
+/// programs asked for.
+#[inline(always)]
+fn change_callbacks(ops: *mut bpf_sock_ops, more: u32, fewer: u32) {
+    // SAFETY: the program's context.
+    unsafe {
+        let callbacks = ((*ops).bpf_sock_ops_cb_flags | more) & !fewer;
+        bpf_sock_ops_cb_flags_set(ops, callbacks as i32);
+    }
+}
+
+/// Whether the connection is a session's of a TLS library: of others the bytes are read as they go
+/// over the wire.
+#[inline(always)]
+pub(crate) fn is_session(connection: &Connection) -> bool {
+    connection.flags & CONN_TLS != 0
+}
