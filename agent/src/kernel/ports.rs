@@ -5,7 +5,7 @@ use aya::Ebpf;
 use aya::maps::HashMap;
 use tracewire_common::config::{PORT_EXCLUDED, PORT_INCLUDED};
 
-use super::load::KernelSettings;
+use super::settings::KernelSettings;
 
 /// Which service ports are looked at.
 #[derive(Debug)]
