@@ -248,7 +248,15 @@ fn contains(bytes: &[u8], pattern: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tracewire_common::config::WINDOW;
+    use tracewire_common::outcome::HeadKind;
+    use tracewire_common::parse::http1::{
+        Body, Event, FACT_CONNECT, FACT_TRACEPARENT, FACT_UPGRADE, Http1, Window,
+    };
+
     use super::*;
+    use crate::plan::Side;
+    use crate::protocols::Protocol;
 
     fn places(stream: &str) -> Vec<usize> {
         read(stream.as_bytes(), Some(&[200; 8])).spots.iter().map(|spot| spot.at).collect()
@@ -302,5 +310,67 @@ mod tests {
         assert_eq!(read(stream.as_bytes(), Some(&[101])).spots, [first]);
         assert_eq!(read(stream.as_bytes(), Some(&[200])).spots.len(), 2);
         assert!(!read(stream.as_bytes(), None).spots[0].is_clear);
+    }
+
+    /// Where the agent's parser would have a header written: at the end of heads, up to the first that
+    /// leaves a doubt.
+    fn places_of_agent(stream: &[u8]) -> Vec<usize> {
+        let mut parser = Http1::new(HeadKind::Request);
+        let mut window = Window([0; size_of::<Window>()]);
+        let (mut places, mut start) = (Vec::new(), 0);
+        while start < stream.len() {
+            let loaded = (stream.len() - start).min(WINDOW);
+            window.0[..loaded].copy_from_slice(&stream[start..start + loaded]);
+            let mut at = 0;
+            while at < loaded {
+                let left = stream.len() - start - at;
+                let (taken, event) = parser.step(&window, at as u32, loaded as u32, left as u32);
+                at += taken as usize;
+                let ends = match event {
+                    Event::None => false,
+                    Event::HeadEnd => {
+                        let has_context = parser.facts() & FACT_TRACEPARENT != 0;
+                        if parser.is_doubtful() {
+                            return places;
+                        }
+                        if !has_context && parser.head_len() as usize <= LONGEST_HEAD {
+                            places.push(start + at - 2);
+                        }
+                        parser.begin_body(Body::Framed) == Event::MessageEnd
+                    }
+                    Event::MessageEnd => true,
+                    Event::NotHttp | Event::Held => return places,
+                };
+                if ends {
+                    // What is answered decides about what follows these.
+                    let is_open = parser.facts() & (FACT_CONNECT | FACT_UPGRADE) != 0;
+                    if parser.is_doubtful() || is_open {
+                        return places;
+                    }
+                    parser.next_message();
+                }
+            }
+            start += at;
+        }
+        places
+    }
+
+    #[test]
+    fn the_agents_parser_finds_no_place_that_is_none() {
+        // A difference was in one of 80,000.
+        let plans = std::env::var("PLANS").ok().and_then(|plans| plans.parse().ok());
+        for number in 0..plans.unwrap_or(2_000) {
+            let plan = crate::plan::Plan::new(7, number, &[Protocol::Adversarial], false);
+            let stream = plan.stream(Side::Client);
+            let spots: Vec<usize> = plan.spots.iter().map(|spot| spot.at).collect();
+            for place in places_of_agent(stream) {
+                assert!(
+                    spots.contains(&place),
+                    "connection {number}: {}|{}",
+                    stream[place.saturating_sub(300)..place].escape_ascii(),
+                    stream[place..].iter().copied().take(60).collect::<Vec<u8>>().escape_ascii()
+                );
+            }
+        }
     }
 }
