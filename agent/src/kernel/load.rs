@@ -155,6 +155,11 @@ impl Kernel {
         let tls = tls
             .map(|loaded| TlsProcesses::new(&mut ebpf, loaded, goroutines.is_some()))
             .transpose()?;
+        if settings.tcp_option && tls.is_none() {
+            tracing::warn!(
+                "--propagate tcp-option has nothing to send or to take: no plaintext of TLS can be read on this kernel (tracewire check says why)"
+            );
+        }
         drop(quiet);
         let http2 = programs::place_http2(&mut ebpf, settings.propagation != Propagation::Never)?;
         let mut enrolled = enrolment::sockets(&mut ebpf)?;
