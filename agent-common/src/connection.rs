@@ -90,6 +90,15 @@ pub struct Connection {
     pub awaited_for: u64,
     /// The kernel's address of the socket, for reads of its fields; never leaves the kernel.
     pub sock: u64,
+    /// Non-zero of a session of a TLS library that was seen from its start, and of a socket whose
+    /// process has a library that is read, once it has received.
+    pub is_read: u8,
+    /// Non-zero if the program for TCP options asked to be called for the socket's segments.
+    pub writes_options: u8,
+    /// Non-zero once this end has said that it reads contexts in TCP options.
+    pub has_announced: u8,
+    /// Explicit padding.
+    pub pad: [u8; 5],
     /// The direction that carries requests.
     pub requests: Stream,
     /// The direction that carries responses.

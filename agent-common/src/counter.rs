@@ -96,6 +96,8 @@ counters! {
     OptionsReceived = 33 => "options_received",
     /// Of these, those whose request came too.
     OptionsTaken = 34 => "options_taken",
+    /// Connections on which contexts are sent no more, since segments with them did not arrive.
+    OptionsGivenUp = 35 => "options_given_up",
 }
 
 /// Counters kept for each [`crate::outcome::Outcome`], after the plain ones.

@@ -65,8 +65,10 @@ pub(crate) unsafe fn open_server(work: &mut Work, number: u32) {
             handover::take(work.drive.connection, handed, block_start(work, direction), number)
                 != 0;
         let (mut context, parent, correlation) = if is_local {
-            let handed = handed.read();
-            (handed, handed.span_id, Correlation::Local as u8)
+            let context = handed.read();
+            let start = block_start(work, direction);
+            exchange::discard_beside(work.drive.connection, handed, start);
+            (context, context.span_id, Correlation::Local as u8)
         } else {
             let (found, start) = (direction.http2.scanner.context(), block_start(work, direction));
             match exchange::received(work.drive.connection, found, handed, start) {

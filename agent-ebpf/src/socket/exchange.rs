@@ -174,6 +174,25 @@ pub(crate) unsafe fn received(
     (in_head, Correlation::Wire as u8)
 }
 
+/// What came beside a request that has its context already is nobody's any more.
+///
+/// # Safety
+///
+/// As for [`received`].
+#[inline(always)]
+pub(crate) unsafe fn discard_beside(
+    connection: *const Connection,
+    room: *mut TraceContext,
+    seq: u32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if tcp_option::is_session(&*connection) {
+            tcp_option::take_context(connection, room, seq);
+        }
+    }
+}
+
 /// Has the context of a request over TLS sent beside it, if the server's end reads such; the span's
 /// id is another then. Answers the [`Outcome`].
 ///
@@ -208,9 +227,13 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
         unsafe { handover::take(drive.connection, handed, handover::head_start(drive, stream), 0) };
     let (mut context, parent, correlation) = if is_local != 0 {
         // Before a header: where the client's end leaves a context, one in the head is older.
-        // SAFETY: the claimed buffer, which `take` has written to.
-        let handed = unsafe { handed.read() };
-        (handed, handed.span_id, Correlation::Local as u8)
+        // SAFETY: the claimed buffer, which `take` has written to; live state.
+        let context = unsafe {
+            let context = handed.read();
+            discard_beside(drive.connection, handed, handover::head_start(drive, stream));
+            context
+        };
+        (context, context.span_id, Correlation::Local as u8)
     } else {
         let (found, start) = (context_in_head(stream), handover::head_start(drive, stream));
         // SAFETY: live state, and the claimed buffer.

@@ -13,14 +13,15 @@ mod sending;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PARSE_HDR_OPT_CB,
     BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG,
-    BPF_TCP_CLOSE, bpf_sock_ops,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
+    BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, BPF_TCP_CLOSE, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::bpf_sock_ops_cb_flags_set;
 use aya_ebpf::programs::SockOpsContext;
 use tracewire_common::connection::{CONN_OPAQUE, CONN_TLS, Connection};
 
-use crate::state;
+use crate::state::{self, config};
+use crate::tls::sessions;
 
 pub(crate) use receiving::take_context;
 pub(crate) use sending::offer_context;
@@ -31,11 +32,8 @@ pub(crate) use sending::offer_context;
 pub(crate) fn on_event(ctx: &SockOpsContext) {
     let ops = ctx.ops;
     match ctx.op() {
-        // Clients wait for an announcement; servers make one, and wait for contexts.
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => on_established(ops, 0),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
-            on_established(ops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
-        }
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => on_established(ops, false),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => on_established(ops, true),
         BPF_SOCK_OPS_HDR_OPT_LEN_CB => sending::reserve(ops),
         BPF_SOCK_OPS_WRITE_HDR_OPT_CB => sending::write(ops),
         BPF_SOCK_OPS_PARSE_HDR_OPT_CB => receiving::parse(ops),
@@ -44,12 +42,50 @@ pub(crate) fn on_event(ctx: &SockOpsContext) {
     }
 }
 
-/// A connection that may come to carry contexts: its socket's callbacks are asked for.
+/// A connection that may come to carry contexts. Clients wait for an announcement; servers make one,
+/// and wait for contexts.
 #[inline(always)]
-fn on_established(ops: *mut bpf_sock_ops, more: u32) {
+fn on_established(ops: *mut bpf_sock_ops, is_server: bool) {
     let Some(connection) = connection(ops) else { return };
-    if connection.flags & CONN_OPAQUE == 0 && !is_loopback(connection) {
-        change_callbacks(ops, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG | more, 0);
+    if connection.flags & CONN_OPAQUE != 0 || is_loopback(connection) {
+        return;
+    }
+    if !is_server || begin_writing(ops, connection) {
+        change_callbacks(ops, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG, 0);
+    }
+}
+
+/// Asks to be called for each segment of the socket at work. Not where another program did: room that it
+/// has kept for itself could not be told from ours.
+#[inline(always)]
+fn begin_writing(ops: *mut bpf_sock_ops, connection: &mut Connection) -> bool {
+    // SAFETY: the program's context.
+    let callbacks = unsafe { (*ops).bpf_sock_ops_cb_flags };
+    if callbacks & BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG != 0 {
+        return false;
+    }
+    connection.writes_options = 1;
+    // The end of the socket, too, whoever else asked for less than that since.
+    change_callbacks(ops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG, 0);
+    true
+}
+
+/// No segment is looked at any more.
+#[inline(always)]
+fn end_writing(ops: *mut bpf_sock_ops, connection: &mut Connection) {
+    connection.writes_options = 0;
+    change_callbacks(ops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+}
+
+/// Whether the plaintext of the socket's process is read, and may be touched.
+#[inline(always)]
+fn is_read(connection: &Connection) -> bool {
+    match config() {
+        Some(config) => {
+            sessions::are_seen(connection.tgid)
+                && state::process_may_be_touched(config, connection.tgid)
+        }
+        None => false,
     }
 }
 
@@ -67,7 +103,7 @@ fn is_loopback(connection: &Connection) -> bool {
 
 /// What is kept of the socket at work.
 #[inline(always)]
-fn connection(ops: *mut bpf_sock_ops) -> Option<&'static Connection> {
+fn connection(ops: *mut bpf_sock_ops) -> Option<&'static mut Connection> {
     // SAFETY: the program's context, whose socket is checked for null; map memory.
     unsafe {
         let sk = (*ops).__bindgen_anon_2.sk;
@@ -75,7 +111,7 @@ fn connection(ops: *mut bpf_sock_ops) -> Option<&'static Connection> {
             return None;
         }
         let connection = state::connection(sk.cast());
-        if connection.is_null() { None } else { Some(&*connection) }
+        if connection.is_null() { None } else { Some(&mut *connection) }
     }
 }
 

@@ -1,11 +1,8 @@
 //! Options that arrive.
 
-use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG,
-    bpf_sock_ops,
-};
+use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::btf_maps::LruHashMap;
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_load_hdr_opt};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_load_hdr_opt};
 use aya_ebpf::macros::btf_map;
 use tracewire_common::config::PROPAGATE_TCP_OPTION;
 use tracewire_common::connection::Connection;
@@ -15,7 +12,7 @@ use tracewire_common::outcome::Role;
 use tracewire_common::tcp_option::{self, KIND, LENGTH, SAMPLED, UNSAMPLED};
 
 use crate::state::{config, count};
-use crate::tcp_option::{change_callbacks, connection, sending};
+use crate::tcp_option::{connection, is_read, sending};
 use crate::tls::sessions;
 
 /// A request on a connection, by what the span id of its context says of it.
@@ -26,20 +23,37 @@ struct RequestKey {
     tag: u64,
 }
 
+/// A context that has come.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Received {
+    context: TraceContext,
+    /// When, `CLOCK_MONOTONIC` ns.
+    at: u64,
+}
+
 /// Contexts whose request was not read yet.
 #[btf_map]
-static CONTEXTS_RECEIVED: LruHashMap<RequestKey, TraceContext, 8192> = LruHashMap::new();
+static CONTEXTS_RECEIVED: LruHashMap<RequestKey, Received, 8192> = LruHashMap::new();
+
+/// How long a context waits for its request, in ns. It comes with it or before it. What came too late
+/// must not be there any more when the plaintext has come to the same place again, 16 MiB on.
+const PATIENCE_NS: u64 = 4_000_000_000;
 
 /// A segment with an option that the kernel does not know came on a socket that asked to be told.
 #[inline(always)]
 pub(crate) fn parse(ops: *mut bpf_sock_ops) {
     let Some(connection) = connection(ops) else { return };
     if connection.role == Role::Client as u8 {
-        let mut option = searched(4, SAMPLED);
-        if load(ops, &mut option) == 4 && sending::begin(ops) {
-            let asked = BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG;
-            change_callbacks(ops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, asked);
+        if connection.writes_options == 0 && is_read(connection) {
+            let mut option = searched(4, SAMPLED);
+            if load(ops, &mut option) == 4 {
+                sending::begin(ops, connection);
+            }
         }
+        return;
+    }
+    if connection.has_announced == 0 {
         return;
     }
     let mut option = searched(4, SAMPLED);
@@ -50,11 +64,10 @@ pub(crate) fn parse(ops: *mut bpf_sock_ops) {
         }
     }
     let Some(context) = tcp_option::decode(&option) else { return };
-    // SAFETY: the program's context.
-    let cookie = unsafe { bpf_get_socket_cookie(ops.cast()) };
+    // SAFETY: the program's context; no arguments.
+    let (cookie, at) = unsafe { (bpf_get_socket_cookie(ops.cast()), bpf_ktime_get_ns()) };
     let key = RequestKey { cookie, tag: tcp_option::tag_of(context.span_id) as u64 };
-    // A segment that is sent again brings the same.
-    if CONTEXTS_RECEIVED.insert(key, context, BPF_NOEXIST as u64).is_ok() {
+    if CONTEXTS_RECEIVED.insert(key, Received { context, at }, 0).is_ok() {
         count(Counter::OptionsReceived);
     }
 }
@@ -96,14 +109,20 @@ pub(crate) unsafe extern "C" fn take_context(
             return 0;
         }
         let connection = &*connection;
+        if connection.is_read == 0 {
+            // Its place in the plaintext is not known.
+            return 0;
+        }
         let position = seq.wrapping_sub(sessions::first_position_of(connection));
         let tag = tcp_option::tag(position) as u64;
         let key = RequestKey { cookie: connection.cookie, tag };
-        let Some(context) = CONTEXTS_RECEIVED.get_ptr(key) else { return 0 };
-        *into = *context;
+        let Some(received) = CONTEXTS_RECEIVED.get_ptr(key) else { return 0 };
+        *into = (*received).context;
+        let is_old = bpf_ktime_get_ns().wrapping_sub((*received).at) > PATIENCE_NS;
         // It may have gone, and another come to its place.
         let is_this = tcp_option::tag_of((*into).span_id) as u64 == tag
-            && CONTEXTS_RECEIVED.remove(key).is_ok();
+            && CONTEXTS_RECEIVED.remove(key).is_ok()
+            && !is_old;
         if is_this {
             count(Counter::OptionsTaken);
         }

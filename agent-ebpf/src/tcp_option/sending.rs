@@ -1,27 +1,28 @@
 //! Options that leave.
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops};
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_sock_ops};
 use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_reserve_hdr_opt, bpf_store_hdr_opt};
 use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::{CONN_TLS, Connection};
 use tracewire_common::context::TraceContext;
 use tracewire_common::counter::Counter;
+use tracewire_common::outcome::Role;
 use tracewire_common::tcp_option::{self, ANNOUNCEMENT, LENGTH};
 
 use crate::scratch::{try_lock, unlock};
-use crate::state::{self, config, count};
-use crate::tcp_option::{change_callbacks, connection};
+use crate::state::count;
+use crate::tcp_option::{begin_writing, connection, end_writing, is_read};
 use crate::tls::sessions;
 
 /// Contexts of one connection that are kept until they arrived; a power of two.
 const PLACES: usize = 4;
 
-/// How often one goes out at most: what stands in between may drop what it does not know.
-const MOST_TIMES: u32 = 3;
+/// How often one goes out at most: what stands in between may drop segments with what it does not know.
+const MOST_TIMES: u32 = 2;
 
-/// Segments with data by which a server makes its announcement at most.
-const MOST_ANNOUNCEMENTS: u32 = 4;
+/// How many in a row may have to go out twice until no more are sent on the connection.
+const MOST_DOUBTS: u32 = 3;
 
 /// A context waits for a segment.
 const WAITS: u32 = 1;
@@ -48,8 +49,14 @@ struct Place {
 struct Sending {
     /// Non-zero while it is written to.
     busy: u64,
+    /// The socket's: an element that is removed may be used again at once.
+    cookie: u64,
     /// How many contexts there were.
     offered: u64,
+    /// How many in a row had to go out twice.
+    doubts: u32,
+    /// Non-zero if room is kept in segments that are cut from now on.
+    has_room: u32,
     places: [Place; PLACES],
 }
 
@@ -62,13 +69,22 @@ static CONTEXTS_TO_SEND: HashMap<u64, Sending, 65536, { BPF_F_NO_PREALLOC as usi
 #[btf_map]
 static NOTHING_TO_SEND: Array<Sending, 1> = Array::new();
 
-/// The server of the socket at work reads contexts. Answers whether some can be sent.
+/// The server of the socket at work reads contexts.
 #[inline(always)]
-pub(crate) fn begin(ops: *mut bpf_sock_ops) -> bool {
-    let Some(nothing) = NOTHING_TO_SEND.get(0) else { return false };
-    let is_kept = CONTEXTS_TO_SEND.insert(cookie(ops), nothing, 0).is_ok();
-    count(if is_kept { Counter::OptionConnections } else { Counter::DropOptionConnections });
-    is_kept
+pub(crate) fn begin(ops: *mut bpf_sock_ops, connection: &mut Connection) {
+    let Some(nothing) = NOTHING_TO_SEND.get(0) else { return };
+    let cookie = cookie(ops);
+    if CONTEXTS_TO_SEND.insert(cookie, nothing, BPF_NOEXIST as u64).is_err() {
+        return count(Counter::DropOptionConnections);
+    }
+    let Some(sending) = CONTEXTS_TO_SEND.get_ptr_mut(cookie) else { return };
+    // SAFETY: map memory.
+    unsafe { (*sending).cookie = cookie };
+    if begin_writing(ops, connection) {
+        count(Counter::OptionConnections);
+    } else {
+        let _was_there = CONTEXTS_TO_SEND.remove(cookie);
+    }
 }
 
 /// The socket at work is closed.
@@ -104,14 +120,18 @@ pub(crate) unsafe extern "C" fn offer_context(
     // who has its lock.
     unsafe {
         let connection = &*connection;
-        let Some(config) = config() else { return 0 };
-        if !state::process_may_be_touched(config, connection.tgid) {
+        if connection.is_read == 0 {
+            // Its place in the plaintext is not known.
             return 0;
         }
         let Some(sending) = CONTEXTS_TO_SEND.get_ptr_mut(connection.cookie) else { return 0 };
         if !try_lock(&raw mut (*sending).busy) {
             // A segment leaves just now. Without a context is better than late.
             count(Counter::OptionsNoRoom);
+            return 0;
+        }
+        if (*sending).cookie != connection.cookie {
+            unlock(&raw mut (*sending).busy);
             return 0;
         }
         let position = seq.wrapping_sub(sessions::first_position_of(connection));
@@ -148,36 +168,68 @@ pub(crate) fn reserve(ops: *mut bpf_sock_ops) {
     let length = LENGTH as u32;
     if flags == 0 {
         // How much a segment holds is asked before there is one: always so that there is room.
-        reserve_bytes(ops, length);
+        let has_room = reserve_bytes(ops, length);
+        // SAFETY: map memory; the socket's lock is held.
+        unsafe { (*sending).has_room = has_room as u32 };
         return;
     }
     if len == 0 || !has_some(ops, sending) {
         return;
     }
-    // One that was cut before would be longer than the way takes.
-    let is_too_long = len <= mss && len.wrapping_add(length) > mss;
+    // Of one segment its length tells whether it was cut with room, of several the answer before.
+    let is_too_long = if len <= mss {
+        len.wrapping_add(length) > mss
+    } else {
+        // SAFETY: map memory.
+        unsafe { (*sending).has_room == 0 }
+    };
     if is_too_long || !reserve_bytes(ops, length) {
         count(Counter::OptionsNoRoom);
     }
 }
 
-/// Whether a context waits, or may have to leave again.
+/// Whether a context waits, or may have to leave again. Those that have arrived are forgotten. Where
+/// some in a row had to leave twice, something in between may not let them pass: the connection has no
+/// more.
 #[inline(always)]
 fn has_some(ops: *mut bpf_sock_ops, sending: *mut Sending) -> bool {
-    // SAFETY: the program's context, and map memory: what is read late goes with the next segment.
+    // SAFETY: the program's context, and map memory, written to only by who has its lock.
     unsafe {
         let arrived = (*ops).snd_una;
+        if !try_lock(&raw mut (*sending).busy) {
+            // One is left just now.
+            return true;
+        }
+        let mut has_some = false;
         let mut number = 0;
         while number < PLACES {
             let place = place(sending, number);
-            let is_lost = arrived.wrapping_sub((*place).seq) as i32 <= 0;
-            let may_leave_again = is_lost && (*place).times < MOST_TIMES;
-            if (*place).state == WAITS || (*place).state == LEFT && may_leave_again {
-                return true;
+            let has_left = (*place).state == LEFT;
+            if has_left && arrived.wrapping_sub((*place).seq) as i32 > 0 {
+                (*place).state = 0;
+                (*sending).doubts =
+                    if (*place).times > 1 { (*sending).doubts.wrapping_add(1) } else { 0 };
+            } else {
+                has_some |= (*place).state == WAITS || has_left && (*place).times < MOST_TIMES;
             }
             number += 1;
         }
-        false
+        let is_doubtful = (*sending).doubts >= MOST_DOUBTS;
+        unlock(&raw mut (*sending).busy);
+        if is_doubtful {
+            give_up(ops);
+        }
+        has_some && !is_doubtful
+    }
+}
+
+/// No more contexts are sent on the connection.
+#[inline(always)]
+fn give_up(ops: *mut bpf_sock_ops) {
+    forget(ops);
+    count(Counter::OptionsGivenUp);
+    if let Some(connection) = connection(ops) {
+        end_writing(ops, connection);
     }
 }
 
@@ -187,46 +239,46 @@ fn reserve_bytes(ops: *mut bpf_sock_ops, bytes: u32) -> bool {
     unsafe { bpf_reserve_hdr_opt(ops, bytes, 0) == 0 }
 }
 
-/// A server's first data on a connection with TLS says that contexts are read. Of other connections,
-/// and afterwards, no segment is looked at any more.
+/// A server's first data on a connection with TLS says that contexts are read, if its process's
+/// plaintext is. Of other connections, and afterwards, no segment is looked at any more. It is said once:
+/// what stands in between may drop segments with what it does not know.
 #[inline(always)]
 fn reserve_announcement(ops: *mut bpf_sock_ops) {
+    let Some(connection) = connection(ops) else { return };
+    if connection.writes_options == 0 {
+        // Another program asked for this.
+        return;
+    }
     // SAFETY: the program's context.
-    let (len, flags, segments, acked) =
-        unsafe { ((*ops).skb_len, (*ops).skb_tcp_flags, (*ops).data_segs_out, (*ops).bytes_acked) };
-    if flags != 0 && len == 0 {
-        // An acknowledgement: the first data come later.
-        return;
+    let (len, flags, segments, received) = unsafe {
+        ((*ops).skb_len, (*ops).skb_tcp_flags, (*ops).data_segs_out, (*ops).bytes_received)
+    };
+    let is_data = flags != 0 && len > 0;
+    let is_over = segments > 0 || connection.role != Role::Server as u8;
+    // The first bytes that come say what it is, before they are acknowledged.
+    let is_plain = connection.flags & CONN_TLS == 0 && (received > 0 || is_data);
+    if is_over || is_plain || is_data && !is_read(connection) {
+        end_writing(ops, connection);
+    } else if is_data || flags == 0 {
+        reserve_bytes(ops, ANNOUNCEMENT.len() as u32);
     }
-    let is_over = segments >= MOST_ANNOUNCEMENTS || acked > 1;
-    let is_tls = connection(ops).is_some_and(|connection| connection.flags & CONN_TLS != 0);
-    if is_over || flags != 0 && !is_tls {
-        change_callbacks(ops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
-        return;
-    }
-    reserve_bytes(ops, ANNOUNCEMENT.len() as u32);
 }
 
 /// The socket at work writes the header of a segment for which there was something.
 #[inline(always)]
 pub(crate) fn write(ops: *mut bpf_sock_ops) {
     let Some(sending) = CONTEXTS_TO_SEND.get_ptr_mut(cookie(ops)) else {
-        // SAFETY: the program's context, and as many bytes as there are.
-        unsafe {
-            let announcement = ANNOUNCEMENT;
-            let length = announcement.len() as u32;
-            bpf_store_hdr_opt(ops, announcement.as_ptr().cast(), length, 0);
-        }
-        return;
+        return announce(ops);
     };
-    let Some(seq) = sequence_number(ops) else { return };
+    let Some((seq, header)) = header(ops) else { return };
     // SAFETY: the program's context, and map memory, written to only by who has its lock.
     unsafe {
         if !try_lock(&raw mut (*sending).busy) {
             // What is not written is filled by the kernel, with options that mean nothing.
             return;
         }
-        if let Some(place) = chosen(sending, seq, (*ops).skb_len) {
+        let len = (*ops).skb_len.saturating_sub(header);
+        if let Some(place) = chosen(sending, seq, len) {
             let option = tcp_option::encode(&(*place).context);
             let from = option.as_ptr().cast::<u8>().wrapping_add(4);
             if bpf_store_hdr_opt(ops, from.cast(), LENGTH as u32, 0) == 0 {
@@ -239,6 +291,22 @@ pub(crate) fn write(ops: *mut bpf_sock_ops) {
             }
         }
         unlock(&raw mut (*sending).busy);
+    }
+}
+
+#[inline(always)]
+fn announce(ops: *mut bpf_sock_ops) {
+    let Some(connection) = connection(ops) else { return };
+    if connection.writes_options == 0 || connection.role != Role::Server as u8 {
+        return;
+    }
+    let announcement = ANNOUNCEMENT;
+    // SAFETY: the program's context, and as many bytes as there are.
+    let result = unsafe {
+        bpf_store_hdr_opt(ops, announcement.as_ptr().cast(), announcement.len() as u32, 0)
+    };
+    if result == 0 {
+        connection.has_announced = 1;
     }
 }
 
@@ -270,16 +338,17 @@ fn chosen(sending: *mut Sending, seq: u32, len: u32) -> Option<*mut Place> {
     }
 }
 
-/// The sequence number of the segment at work (RFC 9293 §3.1).
+/// The sequence number of the segment at work, and the length of its header (RFC 9293 §3.1).
 #[inline(always)]
-fn sequence_number(ops: *mut bpf_sock_ops) -> Option<u32> {
+fn header(ops: *mut bpf_sock_ops) -> Option<(u32, u32)> {
     // SAFETY: the program's context; bytes of the header, behind whose end nothing is read.
     unsafe {
         let header = (*ops).__bindgen_anon_3.skb_data.cast::<u32>();
         let end = (*ops).__bindgen_anon_4.skb_data_end.cast::<u32>();
-        if header.wrapping_add(2) > end {
+        if header.wrapping_add(4) > end {
             return None;
         }
-        Some(u32::from_be(*header.wrapping_add(1)))
+        let (seq, offset) = (*header.wrapping_add(1), *header.wrapping_add(3));
+        Some((u32::from_be(seq), u32::from_be(offset) >> 28 << 2))
     }
 }

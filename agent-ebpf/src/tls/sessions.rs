@@ -216,6 +216,7 @@ pub(crate) unsafe fn bind(key: &SessionKey, session: *mut Session, peers: &Peers
             connection.responses = Stream::at_start(HeadKind::Response, start);
             (*session).written = start;
             (*session).read = start;
+            connection.is_read = 1;
         } else {
             connection.requests = Stream::in_the_middle(HeadKind::Request);
             connection.responses = Stream::in_the_middle(HeadKind::Response);

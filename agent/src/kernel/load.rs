@@ -155,7 +155,8 @@ impl Kernel {
         let tls = tls
             .map(|loaded| TlsProcesses::new(&mut ebpf, loaded, goroutines.is_some()))
             .transpose()?;
-        if settings.tcp_option && tls.is_none() {
+        let tcp_option = settings.tcp_option && tls.is_some();
+        if settings.tcp_option && !tcp_option {
             tracing::warn!(
                 "--propagate tcp-option has nothing to send or to take: no plaintext of TLS can be read on this kernel (tracewire check says why)"
             );
@@ -208,7 +209,7 @@ impl Kernel {
         )?);
         let messages = Messages::new(&mut ebpf)?;
         let timing = settings.program_times.then(Timing::start).transpose()?;
-        programs::attach_all(&mut ebpf, &scope, receive, settings.tcp_option)?;
+        programs::attach_all(&mut ebpf, &scope, receive, tcp_option)?;
         if propagating {
             let stage: &SkMsg = ebpf
                 .program("rewrite_stage")
