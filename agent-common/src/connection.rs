@@ -20,6 +20,9 @@ pub const CONN_HTTP2: u16 = 32;
 /// The socket carries TLS; of a session of a TLS library, that it is one.
 pub const CONN_TLS: u16 = 64;
 
+/// Of a session of a TLS library: it was seen from its start.
+pub const CONN_WHOLE: u16 = 128;
+
 /// The exchange's trace is sampled: its records are wanted.
 pub const EXCHANGE_SAMPLED: u16 = 1;
 /// The application traces this exchange itself.
@@ -90,15 +93,6 @@ pub struct Connection {
     pub awaited_for: u64,
     /// The kernel's address of the socket, for reads of its fields; never leaves the kernel.
     pub sock: u64,
-    /// Non-zero of a session of a TLS library that was seen from its start, and of a socket whose
-    /// process has a library that is read, once it has received.
-    pub is_read: u8,
-    /// Non-zero if the program for TCP options asked to be called for the socket's segments.
-    pub writes_options: u8,
-    /// Non-zero once this end has said that it reads contexts in TCP options.
-    pub has_announced: u8,
-    /// Explicit padding.
-    pub pad: [u8; 5],
     /// The direction that carries requests.
     pub requests: Stream,
     /// The direction that carries responses.

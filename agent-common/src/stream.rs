@@ -14,6 +14,11 @@ pub const TRUSTED: u8 = 2;
 /// No byte has been seen since the connection was made.
 pub const UNREAD: u8 = 4;
 
+/// The program for TCP options asked to be called for the socket's segments.
+pub const OPTION_WRITES: u8 = 1;
+/// This end has said that it reads contexts in TCP options.
+pub const OPTION_ANNOUNCED: u8 = 2;
+
 /// Packets without the start of a message after which a stream found in the
 /// middle is given up.
 pub const MAX_GUESSES: u16 = 256;
@@ -34,8 +39,9 @@ pub struct Stream {
     pub guesses: u16,
     /// [`UNANCHORED`], [`TRUSTED`], [`UNREAD`].
     pub flags: u8,
-    /// Explicit padding.
-    pub pad: u8,
+    /// Of a connection's responses: `OPTION_` bits. (Here, since the state of a connection with what the
+    /// kernel puts before it is as large as an allocation of 1 KiB can be.)
+    pub options: u8,
 }
 
 /// Where new bytes stand against what was seen.

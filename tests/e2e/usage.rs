@@ -92,6 +92,8 @@ fn values_that_make_no_sense_are_refused() {
             ("--sample-ratio", "NaN"),
             ("--ring-bytes", "1000"),
             ("--propagate", "carrier-pigeon"),
+            ("--propagate", "auto,always"),
+            ("--propagate", "off,tcp-option"),
             ("--exporter", "fax"),
             ("--include-port", "70000"),
             ("--exclude-port", "http"),

@@ -19,6 +19,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_sock_ops_cb_flags_set;
 use aya_ebpf::programs::SockOpsContext;
 use tracewire_common::connection::{CONN_OPAQUE, CONN_TLS, Connection};
+use tracewire_common::stream::OPTION_WRITES;
 
 use crate::state::{self, config};
 use crate::tls::sessions;
@@ -64,7 +65,7 @@ fn begin_writing(ops: *mut bpf_sock_ops, connection: &mut Connection) -> bool {
     if callbacks & BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG != 0 {
         return false;
     }
-    connection.writes_options = 1;
+    connection.responses.options |= OPTION_WRITES;
     // The end of the socket, too, whoever else asked for less than that since.
     change_callbacks(ops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG, 0);
     true
@@ -73,7 +74,7 @@ fn begin_writing(ops: *mut bpf_sock_ops, connection: &mut Connection) -> bool {
 /// No segment is looked at any more.
 #[inline(always)]
 fn end_writing(ops: *mut bpf_sock_ops, connection: &mut Connection) {
-    connection.writes_options = 0;
+    connection.responses.options &= !OPTION_WRITES;
     change_callbacks(ops, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 }
 

@@ -5,10 +5,11 @@ use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_load_hdr_opt};
 use aya_ebpf::macros::btf_map;
 use tracewire_common::config::PROPAGATE_TCP_OPTION;
-use tracewire_common::connection::Connection;
+use tracewire_common::connection::{CONN_WHOLE, Connection};
 use tracewire_common::context::TraceContext;
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::Role;
+use tracewire_common::stream::{OPTION_ANNOUNCED, OPTION_WRITES};
 use tracewire_common::tcp_option::{self, KIND, LENGTH, SAMPLED, UNSAMPLED};
 
 use crate::state::{config, count};
@@ -45,7 +46,7 @@ const PATIENCE_NS: u64 = 4_000_000_000;
 pub(crate) fn parse(ops: *mut bpf_sock_ops) {
     let Some(connection) = connection(ops) else { return };
     if connection.role == Role::Client as u8 {
-        if connection.writes_options == 0 && is_read(connection) {
+        if connection.responses.options & OPTION_WRITES == 0 && is_read(connection) {
             let mut option = searched(4, SAMPLED);
             if load(ops, &mut option) == 4 {
                 sending::begin(ops, connection);
@@ -53,7 +54,7 @@ pub(crate) fn parse(ops: *mut bpf_sock_ops) {
         }
         return;
     }
-    if connection.has_announced == 0 {
+    if connection.responses.options & OPTION_ANNOUNCED == 0 {
         return;
     }
     let mut option = searched(4, SAMPLED);
@@ -109,7 +110,7 @@ pub(crate) unsafe extern "C" fn take_context(
             return 0;
         }
         let connection = &*connection;
-        if connection.is_read == 0 {
+        if connection.flags & CONN_WHOLE == 0 {
             // Its place in the plaintext is not known.
             return 0;
         }

@@ -4,10 +4,11 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_sock_ops};
 use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_reserve_hdr_opt, bpf_store_hdr_opt};
 use aya_ebpf::macros::btf_map;
-use tracewire_common::connection::{CONN_TLS, Connection};
+use tracewire_common::connection::{CONN_TLS, CONN_WHOLE, Connection};
 use tracewire_common::context::TraceContext;
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::Role;
+use tracewire_common::stream::{OPTION_ANNOUNCED, OPTION_WRITES};
 use tracewire_common::tcp_option::{self, ANNOUNCEMENT, LENGTH};
 
 use crate::scratch::{try_lock, unlock};
@@ -120,7 +121,7 @@ pub(crate) unsafe extern "C" fn offer_context(
     // who has its lock.
     unsafe {
         let connection = &*connection;
-        if connection.is_read == 0 {
+        if connection.flags & CONN_WHOLE == 0 {
             // Its place in the plaintext is not known.
             return 0;
         }
@@ -245,7 +246,7 @@ fn reserve_bytes(ops: *mut bpf_sock_ops, bytes: u32) -> bool {
 #[inline(always)]
 fn reserve_announcement(ops: *mut bpf_sock_ops) {
     let Some(connection) = connection(ops) else { return };
-    if connection.writes_options == 0 {
+    if connection.responses.options & OPTION_WRITES == 0 {
         // Another program asked for this.
         return;
     }
@@ -297,7 +298,8 @@ pub(crate) fn write(ops: *mut bpf_sock_ops) {
 #[inline(always)]
 fn announce(ops: *mut bpf_sock_ops) {
     let Some(connection) = connection(ops) else { return };
-    if connection.writes_options == 0 || connection.role != Role::Server as u8 {
+    let writes = connection.responses.options & OPTION_WRITES != 0;
+    if !writes || connection.role != Role::Server as u8 {
         return;
     }
     let announcement = ANNOUNCEMENT;
@@ -306,7 +308,7 @@ fn announce(ops: *mut bpf_sock_ops) {
         bpf_store_hdr_opt(ops, announcement.as_ptr().cast(), announcement.len() as u32, 0)
     };
     if result == 0 {
-        connection.has_announced = 1;
+        connection.responses.options |= OPTION_ANNOUNCED;
     }
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
 };
 use aya_ebpf::macros::btf_map;
-use tracewire_common::connection::{CONN_TLS, Connection, UNKNOWN_UNCOUNTED};
+use tracewire_common::connection::{CONN_TLS, CONN_WHOLE, Connection, UNKNOWN_UNCOUNTED};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{HeadKind, Role};
 use tracewire_common::stream::Stream;
@@ -216,7 +216,7 @@ pub(crate) unsafe fn bind(key: &SessionKey, session: *mut Session, peers: &Peers
             connection.responses = Stream::at_start(HeadKind::Response, start);
             (*session).written = start;
             (*session).read = start;
-            connection.is_read = 1;
+            connection.flags |= CONN_WHOLE;
         } else {
             connection.requests = Stream::in_the_middle(HeadKind::Request);
             connection.responses = Stream::in_the_middle(HeadKind::Response);

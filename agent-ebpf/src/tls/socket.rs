@@ -16,10 +16,8 @@ pub(crate) fn received(connection: &mut Connection, tgid: u32, tid: u32) -> bool
     if !sessions::are_seen(tgid) {
         return false;
     }
-    if connection.is_read == 0 {
-        connection.is_read = 1;
-        connection.tgid = tgid;
-    }
+    // What announces that contexts are read asks whose connection it is.
+    connection.tgid = tgid;
     if let Some(session) = sessions::of_socket(connection.cookie) {
         // SAFETY: map memory.
         let is_read = unsafe { (*session).connection.flags & CONN_OPAQUE == 0 };
