@@ -18,6 +18,7 @@ use crate::socket::packets::{ClientPacket, ServerPacket, outcome_of_packet};
 use crate::state::{count, count_outcome};
 use crate::task::candidates::tell_candidates;
 use crate::task::work;
+use crate::tcp_option;
 
 /// Where the frame that began the header block starts, as a sequence number that is the same at both
 /// ends.
@@ -67,11 +68,11 @@ pub(crate) unsafe fn open_server(work: &mut Work, number: u32) {
         let (mut context, parent, correlation) = if is_local {
             let context = handed.read();
             let start = block_start(work, direction);
-            exchange::discard_beside(work.drive.connection, handed, start);
+            tcp_option::discard(work.drive.connection, handed, start);
             (context, context.span_id, Correlation::Local as u8)
         } else {
             let (found, start) = (direction.http2.scanner.context(), block_start(work, direction));
-            match exchange::received(work.drive.connection, found, handed, start) {
+            match tcp_option::received(work.drive.connection, found, handed, start) {
                 (Some(received), rule) => (received, received.span_id, rule),
                 (None, _) => (exchange::new_trace(&ids), 0, Correlation::None as u8),
             }

@@ -140,80 +140,6 @@ fn take_place(connection: &mut Connection) -> Option<&mut Exchange> {
     connection.exchanges.get_mut(place)
 }
 
-/// The context with which a request came to a server, and the [`Correlation`] by which it did: what
-/// is in its head, or what came beside it, which goes to `beside`, for the head that starts at `seq`.
-/// If both are of one trace, the application passed on what it had received, which is older.
-///
-/// # Safety
-///
-/// `connection` must be live, and `beside` be a claimed buffer.
-#[inline(always)]
-pub(crate) unsafe fn received(
-    connection: *const Connection,
-    in_head: Option<TraceContext>,
-    beside: *mut TraceContext,
-    seq: u32,
-) -> (Option<TraceContext>, u8) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if tcp_option::is_session(&*connection)
-            && tcp_option::take_context(connection, beside, seq) != 0
-        {
-            let beside = beside.read();
-            let is_of_head = match in_head {
-                None => true,
-                Some(head) => {
-                    head.trace_id_hi == beside.trace_id_hi && head.trace_id_lo == beside.trace_id_lo
-                }
-            };
-            if is_of_head {
-                return (Some(beside), Correlation::TcpOption as u8);
-            }
-        }
-    }
-    (in_head, Correlation::Wire as u8)
-}
-
-/// What came beside a request that has its context already is nobody's any more.
-///
-/// # Safety
-///
-/// As for [`received`].
-#[inline(always)]
-pub(crate) unsafe fn discard_beside(
-    connection: *const Connection,
-    room: *mut TraceContext,
-    seq: u32,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if tcp_option::is_session(&*connection) {
-            tcp_option::take_context(connection, room, seq);
-        }
-    }
-}
-
-/// Has the context of a request over TLS sent beside it, if the server's end reads such; the span's
-/// id is another then. Answers the [`Outcome`].
-///
-/// # Safety
-///
-/// `connection` must be live, and `context` be that of the request whose head starts at `seq`.
-#[inline(always)]
-pub(crate) unsafe fn send_beside(
-    connection: *const Connection,
-    context: *mut TraceContext,
-    own: OwnHeader,
-    seq: u32,
-) -> Outcome {
-    let is_ours = own == OwnHeader::None || own == OwnHeader::PassedOn;
-    // SAFETY: the caller's promise.
-    if is_ours && unsafe { tcp_option::offer_context(connection, context, seq) } != 0 {
-        return Outcome::TcpOption;
-    }
-    Outcome::Encrypted
-}
-
 /// A server received a request: its span starts, and an activity begins.
 #[inline(always)]
 pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
@@ -230,14 +156,14 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
         // SAFETY: the claimed buffer, which `take` has written to; live state.
         let context = unsafe {
             let context = handed.read();
-            discard_beside(drive.connection, handed, handover::head_start(drive, stream));
+            tcp_option::discard(drive.connection, handed, handover::head_start(drive, stream));
             context
         };
         (context, context.span_id, Correlation::Local as u8)
     } else {
         let (found, start) = (context_in_head(stream), handover::head_start(drive, stream));
         // SAFETY: live state, and the claimed buffer.
-        match unsafe { received(drive.connection, found, handed, start) } {
+        match unsafe { tcp_option::received(drive.connection, found, handed, start) } {
             (Some(received), rule) => (received, received.span_id, rule),
             (None, _) => (new_trace(&ids), 0, Correlation::None as u8),
         }

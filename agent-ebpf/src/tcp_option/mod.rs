@@ -8,6 +8,7 @@
 //! its plaintext comes out.
 
 mod receiving;
+mod request;
 mod sending;
 
 use aya_ebpf::bindings::{
@@ -18,14 +19,13 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::bpf_sock_ops_cb_flags_set;
 use aya_ebpf::programs::SockOpsContext;
-use tracewire_common::connection::{CONN_OPAQUE, CONN_TLS, Connection};
+use tracewire_common::connection::{CONN_OPAQUE, Connection};
 use tracewire_common::stream::OPTION_WRITES;
 
 use crate::state::{self, config};
 use crate::tls::sessions;
 
-pub(crate) use receiving::take_context;
-pub(crate) use sending::offer_context;
+pub(crate) use request::{discard, received, send_beside};
 
 /// A socket opened or closed, sends a segment, or received one with an option that the kernel does
 /// not know.
@@ -125,11 +125,4 @@ fn change_callbacks(ops: *mut bpf_sock_ops, more: u32, fewer: u32) {
         let callbacks = ((*ops).bpf_sock_ops_cb_flags | more) & !fewer;
         bpf_sock_ops_cb_flags_set(ops, callbacks as i32);
     }
-}
-
-/// Whether the connection is a session's of a TLS library: of others the bytes are read as they go
-/// over the wire.
-#[inline(always)]
-pub(crate) fn is_session(connection: &Connection) -> bool {
-    connection.flags & CONN_TLS != 0
 }

@@ -17,9 +17,9 @@ use crate::http2::connections::{self, Http2Connection};
 use crate::http2::drive::{self, Carrier, Work};
 use crate::http2::{exchange, receive, streams};
 use crate::socket::drive::Piece;
-use crate::socket::exchange::send_beside;
 use crate::state::count;
 use crate::task::work;
+use crate::tcp_option::send_beside;
 use crate::tls::plaintext::{ClientText, ServerText};
 use crate::tls::{calls, sessions};
 

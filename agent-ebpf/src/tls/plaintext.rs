@@ -8,6 +8,7 @@ use tracewire_common::stream::Stream;
 use crate::bounds::filling;
 use crate::socket::drive::{Drive, Source};
 use crate::socket::{exchange, handover};
+use crate::tcp_option;
 
 /// Copies bytes of a buffer into the window.
 ///
@@ -50,7 +51,7 @@ impl Source for ClientText {
             if !exchange::is_full(&*drive.connection) {
                 let (context, start) = (handover::room(drive), handover::head_start(drive, stream));
                 context.write(origin.context);
-                outcome = exchange::send_beside(drive.connection, context, own, start);
+                outcome = tcp_option::send_beside(drive.connection, context, own, start);
                 origin.context.span_id = (*context).span_id;
             }
         }
