@@ -93,6 +93,8 @@ pub struct Connection {
     pub awaited_for: u64,
     /// The kernel's address of the socket, for reads of its fields; never leaves the kernel.
     pub sock: u64,
+    /// When it was established, `CLOCK_MONOTONIC` ns; 0 if that was not seen.
+    pub established_ns: u64,
     /// The direction that carries requests.
     pub requests: Stream,
     /// The direction that carries responses.

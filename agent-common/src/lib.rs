@@ -13,6 +13,7 @@ pub mod counter;
 pub mod golang;
 pub mod outcome;
 pub mod parse;
+pub mod python;
 pub mod records;
 pub mod stream;
 pub mod tcp_option;

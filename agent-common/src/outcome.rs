@@ -78,6 +78,11 @@ wire_enum! {
         Goroutine = 11 => "goroutine",
         /// The parent came in a TCP option, beside the request's ciphertext.
         TcpOption = 12 => "tcp_option",
+        /// The Python context that made the call (an asyncio task, a callback) is at work for the
+        /// parent's request, or was made by one that was.
+        PythonContext = 13 => "python_context",
+        /// The thread of a pool took a job that was put in a queue for the parent.
+        Queue = 14 => "queue",
     }
 }
 

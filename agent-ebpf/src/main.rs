@@ -14,6 +14,7 @@
 //! | `associate_receiver` | tracepoint `sock_recv_length` or `tcp_rcv_space_adjust` | learns which task works on which exchange |
 //! | `inherit_activity`, `note_exec`, `forget_task` | tracepoints `sched_process_*` | birth, new program and end of tasks |
 //! | `note_go_call`, `note_go_birth` | uprobes in Go programs | calls of the HTTP client; births of goroutines |
+//! | `note_python_entry`, `note_python_return` | uprobes in CPython | contexts as they are copied and entered; jobs that go through queues |
 //! | `read_tls_entry`, `read_tls_return` | uprobes in TLS libraries and Go programs | sessions as they are made and freed; the plaintext that goes in and comes out |
 //! | `read_tls_http2_written`, `read_tls_http2_read` | tail calls of these | frames of HTTP/2 in it |
 
@@ -26,6 +27,7 @@ mod bounds;
 mod emit;
 mod golang;
 mod http2;
+mod python;
 mod scratch;
 mod socket;
 mod state;
@@ -164,6 +166,20 @@ fn note_go_call(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn note_go_birth(ctx: ProbeContext) -> u32 {
     golang::on_birth(&ctx);
+    0
+}
+
+#[uprobe]
+fn note_python_entry(ctx: ProbeContext) -> u32 {
+    python::on_entry(&ctx);
+    golang::keep_own_stack(&ctx);
+    0
+}
+
+#[uretprobe]
+fn note_python_return(ctx: RetProbeContext) -> u32 {
+    python::on_return(&ctx);
+    golang::keep_own_stack(&ctx);
     0
 }
 

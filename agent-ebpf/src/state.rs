@@ -18,6 +18,7 @@ use tracewire_common::counter::{COUNTERS, Counter, OUTCOME_BASE};
 use tracewire_common::outcome::Correlation;
 
 use crate::golang::goroutine;
+use crate::python;
 use crate::task::birth::read_u32;
 
 /// Whether packet programs may ask for the task at work by `bpf_get_current_pid_tgid`: not
@@ -347,6 +348,7 @@ pub(crate) fn inherit_verdict(parent: u32, child: u32) {
 pub(crate) fn forget_process(tgid: u32) {
     let _was_never_there = PROCESSES.remove(tgid);
     goroutine::forget(tgid);
+    python::forget(tgid);
 }
 
 /// Whether the rules leave connections with this service port alone.

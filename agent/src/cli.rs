@@ -56,6 +56,11 @@ pub(crate) enum Rule {
     /// The goroutine that makes the call received the parent's request. Without it, Go programs
     /// are looked at by their threads.
     Goroutine,
+    /// The Python context (asyncio task, callback) that makes the call is at work for the parent's
+    /// request. Without it, Python is looked at by its threads, and "queue" is off as well.
+    PythonContext,
+    /// The thread of a pool took a job that was put in a queue for the parent.
+    Queue,
 }
 
 impl From<Rule> for Correlation {
@@ -68,6 +73,8 @@ impl From<Rule> for Correlation {
             Rule::Local => Self::Local,
             Rule::Turn => Self::Turn,
             Rule::Goroutine => Self::Goroutine,
+            Rule::PythonContext => Self::PythonContext,
+            Rule::Queue => Self::Queue,
         }
     }
 }

@@ -19,6 +19,7 @@ mod logging;
 mod metrics;
 mod panics;
 mod privileges;
+mod python;
 mod reading;
 mod resolve;
 mod span;

@@ -4,10 +4,12 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use tracewire_common::connection::Connection;
 use tracewire_common::outcome::Role;
+use tracewire_common::python::SEVERAL;
 
 use crate::golang::{goroutine, served};
 use crate::http2::connections::{self, Http2Connection};
 use crate::http2::streams::{StreamKey, stream};
+use crate::python::{self, context};
 use crate::task::work;
 
 /// The most requests of one receive that are told apart.
@@ -86,6 +88,14 @@ pub(crate) fn on_connection(
         goroutine::received(process, tgid, span_id);
         served::note_reader(process, tgid, connection.cookie);
         return;
+    }
+    if let Some(_python) = python::process(tgid) {
+        let key = StreamKey { connection: connection.cookie, stream: last as u64 };
+        let span_id = match stream(key) {
+            Some(state) if is_one => state.span_id,
+            _ => SEVERAL,
+        };
+        context::received_stream((tgid as u64) << 32 | tid as u64, span_id);
     }
     let next = if before == 0 { last & 1 } else { before.wrapping_add(2) };
     let next = if last.wrapping_sub(next) > 2 * AT_ONCE { last } else { next };

@@ -9,8 +9,9 @@ use tracewire_common::counter::Counter;
 
 use crate::activities;
 use crate::golang::goroutine;
+use crate::python::context;
 use crate::state::{self, config, count};
-use crate::task::work;
+use crate::task::work::{self, Work};
 
 const IPPROTO_TCP: u32 = 6;
 
@@ -43,6 +44,11 @@ pub(crate) fn on_connect(ctx: &SockAddrContext) {
         (*connection).cgroup_id = bpf_get_current_cgroup_id();
         if goroutine::process(tgid).is_some() {
             // Who dials is a goroutine made for that, and what it dials may be another's.
+            return;
+        }
+        let mut known = Work::NONE;
+        if context::work_here(id, &mut known) {
+            // So it will be of who sends.
             return;
         }
         let port = u16::from_be((*ctx.sock_addr).user_port as u16);

@@ -15,6 +15,7 @@ use tracewire_common::stream::{Stream, TRUSTED};
 
 use crate::activities;
 use crate::emit;
+use crate::python::context;
 use crate::socket::drive::Drive;
 use crate::state::{self, count};
 use crate::task::work;
@@ -41,6 +42,9 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
     if connection.role == Role::Server as u8 && status >= 200 {
         let is_own = (drive.task >> 32) as u32 == connection.tgid;
         activities::begin_answer(span_id, if is_own { drive.task as u32 } else { 0 });
+        if is_own {
+            context::answers(connection, drive.task);
+        }
     }
     let switched = status == 101 || (flags & EXCHANGE_CONNECT != 0 && (200..300).contains(&status));
     if switched {

@@ -7,6 +7,7 @@ use tracewire_common::outcome::Role;
 
 use crate::golang::goroutine;
 use crate::http2;
+use crate::python::context;
 use crate::socket::opaque;
 use crate::state;
 use crate::task::work;
@@ -58,7 +59,11 @@ pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
         if let Some(exchange) = connection.exchanges.get(place) {
             match goroutine::process(tgid) {
                 Some(process) => goroutine::received(process, tgid, exchange.span_id),
-                None => work::received(tgid, tid, exchange.span_id),
+                None => {
+                    let task = (tgid as u64) << 32 | tid as u64;
+                    context::received(connection, task, exchange.span_id);
+                    work::received(tgid, tid, exchange.span_id);
+                }
             }
         }
     } else if connection.role == Role::Client as u8 {

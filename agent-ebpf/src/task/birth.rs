@@ -9,8 +9,10 @@ use tracewire_common::records::{KIND_PROCESS_EXIT, KIND_PROCESS_FORK, ProcessEve
 use crate::activities;
 use crate::emit;
 use crate::golang::goroutine;
+use crate::python::context;
 use crate::state::{self, config, forget_process, forget_task, inherit_verdict};
 use crate::task::exec::is_in_scope;
+use crate::task::work::Work;
 use crate::task::{scattered, work};
 use crate::tls;
 
@@ -37,10 +39,12 @@ pub(crate) fn on_fork(child: *const c_void) {
     let parent = unsafe { bpf_get_current_pid_tgid() };
     let (parent_tgid, parent_tid) = ((parent >> 32) as u32, parent as u32);
     let child_tgid = read_u32(child, config.off_task_tgid);
+    let mut known = Work::NONE;
     let activity = match goroutine::process(parent_tgid) {
         // Threads of Go are the scheduler's, and nobody's.
         Some(_) if child_tgid == parent_tgid => 0,
         Some(process) => goroutine::received_by(process, parent_tgid),
+        None if context::work_here(parent, &mut known) => known.activity,
         None if state::task(parent_tid).is_some() => work::of(parent, 0).activity,
         None => 0,
     };

@@ -13,6 +13,7 @@ use tracewire_common::outcome::Correlation;
 
 use crate::activities;
 use crate::golang::goroutine;
+use crate::python::context;
 use crate::state::{self, rule_is_on};
 use crate::task::{candidates, event_loop, scattered};
 
@@ -299,12 +300,12 @@ pub(crate) struct Work {
 
 impl Work {
     /// Nothing that is known of.
-    const NONE: Self = Self { activity: 0, rule: Correlation::None as u64 };
+    pub(crate) const NONE: Self = Self { activity: 0, rule: Correlation::None as u64 };
     /// One of several things.
     pub(crate) const AMBIGUOUS: Self = Self { activity: 0, rule: Correlation::Ambiguous as u64 };
 }
 
-/// For what a task sends a request on the connection: of a Go program a goroutine, else [`of`]. A
+/// For what a task sends a request on the connection: of a Go program a goroutine, of Python a context, else [`of`]. A
 /// global function.
 ///
 /// # Safety
@@ -322,7 +323,7 @@ pub(crate) unsafe extern "C" fn work_of(
     }
     // SAFETY: checked for null, and valid by the caller's promise.
     let (connection, found) = unsafe { (&*connection, &mut *found) };
-    if !goroutine::work_on(connection, task, found) {
+    if !goroutine::work_on(connection, task, found) && !context::work_on(connection, task, found) {
         *found = of(task, connection.remote_port);
     }
     0

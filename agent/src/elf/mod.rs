@@ -109,6 +109,20 @@ impl<'a> Elf<'a> {
             })
     }
 
+    /// Where in the file what the program has at an address is.
+    pub(crate) fn offset_of(&self, address: u64) -> Option<u64> {
+        self.segments.iter().filter(|one| one.p_type.get(Le) == elf::PT_LOAD).find_map(|one| {
+            let into = address.checked_sub(one.p_vaddr.get(Le))?;
+            (into < one.p_filesz.get(Le)).then(|| one.p_offset.get(Le).checked_add(into))?
+        })
+    }
+
+    /// The eight bytes that the file has for an address, as a number.
+    pub(crate) fn word(&mut self, address: u64) -> Option<u64> {
+        let at = self.offset_of(address)?;
+        self.window.u64(at)
+    }
+
     /// The thread-local block of the executable: its address, its length and its alignment.
     pub(crate) fn thread_local_block(&self) -> Option<(u64, u64, u64)> {
         let block = self.segments.iter().find(|one| one.p_type.get(Le) == elf::PT_TLS)?;
@@ -134,6 +148,12 @@ impl<'a> Elf<'a> {
     pub(crate) fn exported(&mut self, name: &[u8]) -> Option<u64> {
         let table = self.section(b".dynsym")?;
         self.symbol_in(table, name, elf::STT_FUNC)
+    }
+
+    /// The address of a variable that the file offers to others under that name.
+    pub(crate) fn exported_object(&mut self, name: &[u8]) -> Option<u64> {
+        let table = self.section(b".dynsym")?;
+        self.symbol_in(table, name, elf::STT_OBJECT)
     }
 
     fn symbol_in(&mut self, table: Section, name: &[u8], kind: u8) -> Option<u64> {

@@ -13,7 +13,6 @@ use aya::maps::{HashMap, MapData};
 use tracewire_common::golang::GoProcess;
 
 use super::load::Shared;
-use super::scope::Scope;
 use super::uprobes::{Maps, Place, Uprobe};
 use crate::golang::{self, GoBinary, Unknown};
 
@@ -125,20 +124,19 @@ impl Goroutines {
 
     /// Looks at processes that were not seen to start, as those that are older than the agent or
     /// came into the cgroup later, and forgets those that were not seen to end.
-    pub(super) fn sweep(&mut self, scope: &Scope, is_excluded: impl Fn(u32) -> bool) {
-        let now: HashSet<u32> = scope.processes().into_iter().collect();
+    pub(super) fn sweep(&mut self, now: &HashSet<u32>, is_excluded: impl Fn(u32) -> bool) {
         let gone: Vec<u32> =
             self.running.keys().filter(|pid| !now.contains(pid)).copied().collect();
         for pid in gone {
             self.running.remove(&pid);
             let _forgotten_already = self.processes.remove(&pid);
         }
-        for &pid in &now {
+        for &pid in now {
             if !self.seen.contains(&pid) && !is_excluded(pid) {
                 self.look_at(pid);
             }
         }
-        self.seen = now;
+        self.seen.clone_from(now);
     }
 
     /// Leaves those processes alone with births of goroutines that have very many. To be called

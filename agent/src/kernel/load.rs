@@ -12,15 +12,18 @@ use tracewire_common::config::{KernelConfig, PROCESS_ALLOWED, PROCESS_EXCLUDED};
 use tracewire_common::connection::Connection;
 use tracewire_common::golang::GoProcess;
 use tracewire_common::outcome::Correlation;
+use tracewire_common::python::PyProcess;
 use tracewire_common::tls::{Session, SessionKey};
 
 use super::adopt;
 use super::counts::read_counters;
 use super::enrolment::{self, Readability};
 use super::goroutines::{self, Goroutines};
+use super::looks::{Look, Looks, MOST_LOOKS};
 use super::messages::Messages;
 use super::ports::{self, PortRules};
 use super::programs;
+use super::python::{self, PythonProcesses};
 use super::quiet::Quiet;
 use super::reader::Records;
 use super::requirements::requirements;
@@ -31,6 +34,7 @@ use super::takeover::{self, Pinned};
 use super::tls::{self, TlsProcesses};
 use super::uprobes::Maps;
 use crate::privileges;
+use crate::tls::mapped::{self, Mapped};
 
 /// Why the programs do not run.
 #[derive(Debug)]
@@ -53,6 +57,8 @@ pub(super) struct Shared<T>(pub(super) T);
 unsafe impl Pod for Shared<KernelConfig> {}
 // SAFETY: as above (agent-common/src/golang.rs).
 unsafe impl Pod for Shared<GoProcess> {}
+// SAFETY: as above (agent-common/src/python.rs).
+unsafe impl Pod for Shared<PyProcess> {}
 // SAFETY: as above (agent-common/src/connection.rs).
 unsafe impl Pod for Shared<Connection> {}
 // SAFETY: as above (agent-common/src/tls.rs).
@@ -79,6 +85,9 @@ pub(crate) struct Kernel {
     goroutines: Option<Goroutines>,
     /// `None` if TLS is not read.
     tls: Option<TlsProcesses>,
+    /// `None` if Python is looked at by its threads.
+    python: Option<PythonProcesses>,
+    looks: Looks,
     messages: Messages,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
     stages: ProgramArray<MapData>,
@@ -137,7 +146,7 @@ impl Kernel {
         // the verifier takes its time.
         let maps = Maps::of(&ebpf);
         let propagates = settings.propagation != Propagation::Never;
-        let (receive, goroutines, tls) = std::thread::scope(|scope| {
+        let (receive, goroutines, tls, python) = std::thread::scope(|scope| {
             let probes = scope.spawn(|| {
                 let goroutines =
                     (!settings.rules_off.contains(&Correlation::Goroutine)).then(|| {
@@ -145,16 +154,22 @@ impl Kernel {
                         goroutines::Programs::load(&maps, programs::object(), births)
                     });
                 let tls = settings.tls.then(|| tls::Programs::load(&maps, programs::object()));
-                (goroutines, tls.flatten())
+                let python =
+                    (!settings.rules_off.contains(&Correlation::PythonContext)).then(|| {
+                        let queues = !settings.rules_off.contains(&Correlation::Queue);
+                        python::Programs::load(&maps, programs::object(), queues)
+                    });
+                (goroutines, tls.flatten(), python.flatten())
             });
             let receive = programs::load_all(&mut ebpf, propagates, settings.tcp_option);
-            let (goroutines, tls) = probes.join().unwrap_or_default();
-            receive.map(|receive| (receive, goroutines, tls))
+            let (goroutines, tls, python) = probes.join().unwrap_or_default();
+            receive.map(|receive| (receive, goroutines, tls, python))
         })?;
         let goroutines = goroutines.map(|loaded| Goroutines::new(&mut ebpf, loaded)).transpose()?;
         let tls = tls
             .map(|loaded| TlsProcesses::new(&mut ebpf, loaded, goroutines.is_some()))
             .transpose()?;
+        let python = python.map(|loaded| PythonProcesses::new(&mut ebpf, loaded)).transpose()?;
         let tcp_option = settings.tcp_option && tls.is_some();
         if settings.tcp_option && !tcp_option {
             tracing::warn!(
@@ -230,6 +245,8 @@ impl Kernel {
             inherited: pinned.and(predecessor).map(|p| p.sockets).unwrap_or_default(),
             goroutines,
             tls,
+            python,
+            looks: Looks::default(),
             messages,
             stages,
             _http2: http2,
@@ -278,34 +295,72 @@ impl Kernel {
         if let Some(goroutines) = &mut self.goroutines {
             goroutines.started(pid);
         }
-        if let Some(tls) = &mut self.tls {
-            tls.started(pid);
-        }
+        self.forget_libraries(pid);
+        self.look_at(Looks::first(pid));
     }
 
     /// A process was made by another, and runs the same program.
     pub(crate) fn process_forked(&mut self, pid: u32, parent: u32) {
-        if let Some(tls) = &mut self.tls {
-            tls.forked(pid, parent);
+        if self.tls.as_ref().is_some_and(|tls| tls.is_probed(parent))
+            || self.python.as_ref().is_some_and(|python| python.is_probed(parent))
+        {
+            self.look_at(Looks::first(pid));
         }
     }
 
     /// A process was seen to use TLS on a socket.
     pub(crate) fn process_uses_tls(&mut self, pid: u32) {
+        if self.tls.as_ref().is_none_or(|tls| tls.is_probed(pid)) {
+            return;
+        }
+        self.look_at(Looks::first(pid));
         if let Some(tls) = &mut self.tls {
-            tls.seen_on_socket(pid);
+            tls.tell_if_unread(pid);
         }
     }
 
     /// How long until a process is to be looked at that has started lately.
     pub(crate) fn until_next_look(&self) -> Option<Duration> {
-        self.tls.as_ref()?.until_next_look()
+        self.looks.until_next()
     }
 
     /// Looks at processes that have started lately. To be called some hundred times a second.
     pub(crate) fn look_at_new_processes(&mut self) {
+        for _ in 0..MOST_LOOKS {
+            let Some(look) = self.looks.take_due() else { break };
+            self.look_at(look);
+        }
+    }
+
+    /// Looks at what a process has mapped to run it, and plans the next look.
+    fn look_at(&mut self, look: Look) {
+        if self.tls.is_none() && self.python.is_none() {
+            return;
+        }
+        if self.look_into(look.pid) {
+            self.looks.done(look);
+        }
+    }
+
+    /// Answers whether the process is there.
+    fn look_into(&mut self, pid: u32) -> bool {
+        let Some(maps) = mapped::of(pid) else { return false };
+        let maps: Vec<Mapped<'_>> = maps.lines().filter_map(Mapped::parse).collect();
         if let Some(tls) = &mut self.tls {
-            tls.look_at_due();
+            tls.look_at(pid, &maps);
+        }
+        if let Some(python) = &mut self.python {
+            python.look_at(pid, &maps);
+        }
+        true
+    }
+
+    fn forget_libraries(&mut self, pid: u32) {
+        if let Some(tls) = &mut self.tls {
+            tls.forget(pid);
+        }
+        if let Some(python) = &mut self.python {
+            python.forget(pid);
         }
     }
 
@@ -314,18 +369,27 @@ impl Kernel {
         if let Some(goroutines) = &mut self.goroutines {
             goroutines.ended(pid);
         }
-        if let Some(tls) = &mut self.tls {
-            tls.ended(pid);
-        }
+        self.forget_libraries(pid);
     }
 
-    /// Looks for processes in scope that were not seen to start or to end.
+    /// Looks for processes in scope that were not seen to start or to end, and for what others have
+    /// loaded since they were looked at.
     pub(crate) fn sweep_processes(&mut self, is_excluded: impl Fn(u32) -> bool) {
+        let now: HashSet<u32> = self.scope.processes().into_iter().collect();
         if let Some(goroutines) = &mut self.goroutines {
-            goroutines.sweep(&self.scope, &is_excluded);
+            goroutines.sweep(&now, &is_excluded);
         }
         if let Some(tls) = &mut self.tls {
-            tls.sweep(&self.scope, &is_excluded);
+            tls.keep_only(&now);
+        }
+        if let Some(python) = &mut self.python {
+            python.keep_only(&now);
+        }
+        if self.tls.is_none() && self.python.is_none() {
+            return;
+        }
+        for &pid in now.iter().filter(|&&pid| !is_excluded(pid)) {
+            self.look_into(pid);
         }
     }
 
@@ -336,6 +400,9 @@ impl Kernel {
         }
         if let Some(tls) = &mut self.tls {
             tls.count_calls();
+        }
+        if let Some(python) = &mut self.python {
+            python.count_births();
         }
     }
 
@@ -362,6 +429,7 @@ impl Kernel {
         let mut runs = stats::runs(&self.ebpf, programs::names());
         let probes = self.goroutines.iter().flat_map(Goroutines::programs);
         let probes = probes.chain(self.tls.iter().flat_map(TlsProcesses::programs));
+        let probes = probes.chain(self.python.iter().flat_map(PythonProcesses::programs));
         runs.extend(probes.filter_map(|(name, program)| stats::runs_of(name, program)));
         runs
     }
@@ -377,13 +445,13 @@ impl Kernel {
     /// counters and runs: nothing is counted, and no record written, after them.
     pub(crate) fn detach(self) -> (StdHashMap<&'static str, u64>, Vec<ProgramRuns>) {
         let runs = self.program_runs();
-        let Self { ebpf, counts, mut stages, goroutines, tls, .. } = self;
+        let Self { ebpf, counts, mut stages, goroutines, tls, python, .. } = self;
         if self.propagating
             && let Err(error) = stages.clear_index(&0)
         {
             tracing::debug!(%error, "the rewriting program goes with its map");
         }
-        drop((stages, goroutines, tls, ebpf));
+        drop((stages, goroutines, tls, python, ebpf));
         await_running_programs();
         (read_counters(&counts), runs)
     }

@@ -1,10 +1,9 @@
 //! Processes with TLS libraries: the libraries are found, and probed in those processes alone.
 
-use std::collections::{BTreeSet, HashMap as StdHashMap, HashSet};
+use std::collections::{HashMap as StdHashMap, HashSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
@@ -12,12 +11,12 @@ use aya::maps::{HashMap, Map, MapData};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracewire_common::tls::{Call, Session, SessionKey};
 
+use super::inspected::{Found, Inspected};
 use super::load::Shared;
-use super::scope::Scope;
 use super::seccomp;
 use super::uprobes::{Closer, Maps, Place, Uprobe};
 use crate::golang::Unknown;
-use crate::tls::mapped::{self, FileNumber, Identity, Mapped};
+use crate::tls::mapped::{FileNumber, Mapped};
 use crate::tls::{self, TlsLibrary};
 
 /// The programs that read what goes into and comes out of libraries.
@@ -27,27 +26,9 @@ pub(super) const RETURN: &str = "read_tls_return";
 pub(super) const HTTP2_WRITTEN: &str = "read_tls_http2_written";
 pub(super) const HTTP2_READ: &str = "read_tls_http2_read";
 
-/// When after its start a process is looked at: the loader maps libraries within the first
-/// milliseconds, interpreters load theirs when they come to it, and nothing tells when.
-const LOOKS: [Duration; 7] = [
-    Duration::ZERO,
-    Duration::from_millis(3),
-    Duration::from_millis(10),
-    Duration::from_millis(40),
-    Duration::from_millis(150),
-    Duration::from_millis(600),
-    Duration::from_millis(3000),
-];
-/// Looks at once; others wait until there is time again.
-const MOST_LOOKS: usize = 64;
-/// Files whose inspection is remembered. When there are more all are forgotten.
-const REMEMBERED: usize = 4096;
 /// Calls of a library in a second from which a process is left alone. At this rate the probes take some
 /// percent of a processor, or in a virtual machine, where traps are dear, half of one.
 const MOST_CALLS: u64 = 30_000;
-/// For how long a file is taken for no library by its number alone, which may be another's after that.
-const PLAIN: Duration = Duration::from_secs(60);
-
 /// The processes in scope that use TLS libraries.
 pub(super) struct TlsProcesses {
     programs: Programs,
@@ -57,16 +38,11 @@ pub(super) struct TlsProcesses {
     _http2: [Map; 2],
     processes: HashMap<MapData, u32, u64>,
     sessions: HashMap<MapData, Shared<SessionKey>, Shared<Session>>,
-    remembered: StdHashMap<Identity, Option<Arc<TlsLibrary>>>,
-    /// Files that are no libraries, since some time.
-    plain: HashSet<FileNumber>,
-    plain_since: Instant,
+    inspected: Inspected<TlsLibrary>,
     running: StdHashMap<u32, Process>,
     closer: Closer,
     /// When calls were last counted.
     counted: Instant,
-    /// Looks that are due: when, at whom, and the how manieth it is.
-    due: BTreeSet<(Instant, u32, usize)>,
 }
 
 /// The programs, as the kernel has taken them.
@@ -113,13 +89,10 @@ impl TlsProcesses {
             _http2: http2,
             processes: HashMap::try_from(map("TLS_PROCESSES")?)?,
             sessions: HashMap::try_from(map("TLS_SESSIONS")?)?,
-            remembered: StdHashMap::new(),
-            plain: HashSet::new(),
-            plain_since: Instant::now(),
+            inspected: Inspected::new(),
             running: StdHashMap::new(),
             closer: Closer::default(),
             counted: Instant::now(),
-            due: BTreeSet::new(),
         })
     }
 
@@ -130,30 +103,8 @@ impl TlsProcesses {
         [(ENTRY, entry), (RETURN, back)].into_iter().chain(http2)
     }
 
-    /// A process runs a new program, or was made by one that uses TLS.
-    pub(super) fn started(&mut self, pid: u32) {
-        self.forget(pid);
-        self.look_from(pid, 0);
-    }
-
-    /// A process was made by another, and runs the same program.
-    pub(super) fn forked(&mut self, pid: u32, parent: u32) {
-        if self.running.get(&parent).is_some_and(|process| !process.probes.is_empty()) {
-            self.look_from(pid, 0);
-        }
-    }
-
-    /// A process is gone.
-    pub(super) fn ended(&mut self, pid: u32) {
-        self.forget(pid);
-    }
-
-    /// A process was seen to use TLS on a socket.
-    pub(super) fn seen_on_socket(&mut self, pid: u32) {
-        if self.is_probed(pid) {
-            return;
-        }
-        self.look_from(pid, 0);
+    /// A process was seen to use TLS on a socket, and was looked at: if nothing of it is read, that is said.
+    pub(super) fn tell_if_unread(&mut self, pid: u32) {
         if !self.is_probed(pid)
             && let Some(process) = self.running.get_mut(&pid)
             && !std::mem::replace(&mut process.is_told_of, true)
@@ -168,46 +119,19 @@ impl TlsProcesses {
         }
     }
 
-    fn is_probed(&self, pid: u32) -> bool {
+    /// Whether a library of the process is read.
+    pub(super) fn is_probed(&self, pid: u32) -> bool {
         self.running.get(&pid).is_some_and(|process| !process.probes.is_empty())
     }
 
-    /// How long until a process is to be looked at.
-    pub(super) fn until_next_look(&self) -> Option<Duration> {
-        let &(due, ..) = self.due.first()?;
-        Some(due.saturating_duration_since(Instant::now()))
-    }
-
-    /// Looks at processes whose time has come.
-    pub(super) fn look_at_due(&mut self) {
-        for _ in 0..MOST_LOOKS {
-            let now = Instant::now();
-            match self.due.first() {
-                Some(&(due, pid, number)) if due <= now => {
-                    self.due.pop_first();
-                    self.look_from(pid, number);
-                }
-                _ => break,
-            }
-        }
-    }
-
-    /// Looks at processes that were not seen to start or to load a library, and forgets those that
-    /// were not seen to end.
-    pub(super) fn sweep(&mut self, scope: &Scope, is_excluded: impl Fn(u32) -> bool) {
-        let now: HashSet<u32> = scope.processes().into_iter().collect();
+    /// Forgets processes that were not seen to end.
+    pub(super) fn keep_only(&mut self, now: &HashSet<u32>) {
         let gone: Vec<u32> =
             self.running.keys().filter(|pid| !now.contains(pid)).copied().collect();
         for pid in gone {
             self.forget(pid);
         }
-        if self.plain_since.elapsed() > PLAIN {
-            self.plain.clear();
-            self.plain_since = Instant::now();
-        }
-        for &pid in now.iter().filter(|&&pid| !is_excluded(pid)) {
-            self.look_at(pid);
-        }
+        self.inspected.forget_old();
     }
 
     /// Leaves those processes alone that call their library very often. To be called about once a
@@ -236,16 +160,8 @@ impl TlsProcesses {
         }
     }
 
-    /// Looks at a process now, and later again.
-    fn look_from(&mut self, pid: u32, number: usize) {
-        if !self.look_at(pid) {
-            return;
-        }
-        let (Some(done), Some(next)) = (LOOKS.get(number), LOOKS.get(number + 1)) else { return };
-        self.due.insert((Instant::now() + (*next - *done), pid, number + 1));
-    }
-
-    fn forget(&mut self, pid: u32) {
+    /// A process is gone, or runs a new program.
+    pub(super) fn forget(&mut self, pid: u32) {
         let Some(process) = self.running.remove(&pid) else { return };
         if !process.probes.is_empty() {
             self.withdraw(pid, process.probes);
@@ -263,46 +179,31 @@ impl TlsProcesses {
         }
     }
 
-    /// Probes libraries that the process has and that were not seen in it yet. Answers whether the
-    /// process is there.
-    fn look_at(&mut self, pid: u32) -> bool {
-        let Some(maps) = mapped::of(pid) else { return false };
+    /// Probes libraries that the process has mapped and that were not seen in it yet.
+    pub(super) fn look_at(&mut self, pid: u32, maps: &[Mapped<'_>]) {
         let process = self.running.entry(pid).or_default();
-        let news: Vec<Mapped<'_>> = maps
-            .lines()
-            .filter_map(Mapped::parse)
-            .filter(|mapped| !self.plain.contains(&mapped.number))
+        let news: Vec<&Mapped<'_>> = maps
+            .iter()
+            .filter(|mapped| !self.inspected.is_plain(mapped.number))
             .filter(|mapped| !process.libraries.contains(&mapped.number))
             .collect();
         for mapped in news {
-            self.look_into(pid, &mapped);
+            self.look_into(pid, mapped);
         }
-        true
     }
 
     fn look_into(&mut self, pid: u32, mapped: &Mapped<'_>) {
-        let Some((file, identity)) = mapped.open(pid) else { return };
-        if self.remembered.len() >= REMEMBERED {
-            self.remembered.clear();
-        }
-        let is_new = !self.remembered.contains_key(&identity);
         let knows_goroutines = self.knows_goroutines;
-        let library = self.remembered.entry(identity).or_insert_with(|| {
-            let library = tls::inspect(&file)?;
+        let found = self.inspected.look_into(pid, mapped, |file| {
+            let library = tls::inspect(file)?;
             let skipped = |why: &Unknown| {
                 let path = mapped.path;
                 tracing::info!(path, pid, %why, "requests over TLS of a Go program are not read");
             };
             let library = library.inspect_err(skipped).ok();
-            library.filter(|library| knows_goroutines || !library.is_go()).map(Arc::new)
+            library.filter(|library| knows_goroutines || !library.is_go())
         });
-        let Some(library) = library.clone() else {
-            if self.plain.len() >= REMEMBERED {
-                self.plain.clear();
-            }
-            self.plain.insert(mapped.number);
-            return;
-        };
+        let Some(Found { file, what: library, is_new }) = found else { return };
         let path = mapped.path;
         let process = self.running.entry(pid).or_default();
         // Several parts of a file may be mapped to run.

@@ -1,0 +1,105 @@
+//! What both halves say to one another about processes of Python.
+
+/// How the context at work is found in a process of CPython. Userspace knows the layout by the
+/// version, the kernel half learns the rest from the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PyProcess {
+    /// Where a thread keeps the address of its `PyThreadState`, as a distance in bytes from its fs
+    /// base; 0 until the kernel half has found it.
+    pub state_slot: u64,
+    /// The address of `PyContext_Type`; 0 until the kernel half has seen a context made.
+    pub context_type: u64,
+    /// Offset of `PyThreadState.thread_id`, in bytes: what `pthread_self` said, which is the fs base.
+    pub off_thread_id: u32,
+    /// Offset of `PyThreadState.context`, in bytes.
+    pub off_context: u32,
+    /// Contexts that were seen to be made.
+    pub births: u64,
+}
+
+/// Something of one process, by its address there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PyObject {
+    /// The process.
+    pub tgid: u64,
+    /// The address.
+    pub address: u64,
+}
+
+/// Contexts that a context remembers to be a copy of a copy of.
+pub const ANCESTORS: usize = 6;
+
+/// What is known of a `contextvars.Context`: of an asyncio task, a callback, a call in a thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PyContext {
+    /// When it was made, `CLOCK_MONOTONIC` ns, by which it is told from others that had its
+    /// address; 0 if it is older than what is known.
+    pub born_ns: u64,
+    /// The activity; 0 for none, [`SEVERAL`] if it is one of several. It may be over.
+    pub activity: u64,
+    /// Of a context whose birth was not seen: the connection on which it answers; 0 for none,
+    /// [`SEVERAL`] if there are several.
+    pub answers_on: u64,
+    /// Whether the activity is what the context was made for, and no other will follow; else the
+    /// last that was received in it.
+    pub is_made_for: u64,
+    /// When those were made of which it is a copy, the nearest first; 0 for none.
+    pub ancestors: [u64; ANCESTORS],
+}
+
+/// In [`PyContext`] and [`PyScope`]: several, so none.
+pub const SEVERAL: u64 = u64::MAX;
+
+/// A context of which those that serve one connection are copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PyScope {
+    /// The cookie of the connection; [`SEVERAL`] if there are several.
+    pub cookie: u64,
+    /// The request that was last received on it.
+    pub activity: u64,
+}
+
+/// What a thread does that is in no context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PyThread {
+    /// The process.
+    pub tgid: u32,
+    /// `PY_THREAD_` bits.
+    pub flags: u32,
+    /// The activity for which the job was put in the queue that it took last, or that it received
+    /// since; 0 for none.
+    pub job: u64,
+    /// A request that it received, and has not gone into a context for since; 0 for none.
+    pub received: u64,
+    /// The cookie of the connection on which it did.
+    pub cookie: u64,
+    /// When that was established, `CLOCK_MONOTONIC` ns.
+    pub established_ns: u64,
+}
+
+/// The thread takes jobs out of a queue: what it works on is the last of them, or what it has received
+/// since.
+pub const PY_THREAD_TAKES_JOBS: u32 = 1;
+/// The thread receives first, and goes into a context afterwards.
+pub const PY_THREAD_IS_LOOP: u32 = 2;
+/// [`PyThread::job`] is a request that the thread received itself.
+pub const PY_THREAD_HAS_RECEIVED: u32 = 4;
+
+/// At which function a probe is: its cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PyPlace {
+    /// `PyContext_CopyCurrent` returns.
+    Copied = 0,
+    /// `_queue.SimpleQueue.get` or `get_nowait` returns.
+    Taken = 1,
+    /// `PyContext_Enter` was entered.
+    Enters = 2,
+    /// `_queue.SimpleQueue.put` was entered.
+    Put = 3,
+}

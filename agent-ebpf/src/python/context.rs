@@ -1,0 +1,352 @@
+//! For which request a context is at work.
+//!
+//! - A context in which a request is received is at work for that, until it receives the next.
+//! - One that is copied is at work for what the other was at work for then, for good: what a request
+//!   has set going is never another's, however long it goes on.
+//! - A task that serves a connection, and whose bytes a callback receives, has a common ancestor with
+//!   it that was made for that connection: after it was established, and no other is received below
+//!   that. What is received on the connection is for all of those that descend from it, unless they
+//!   were made for a request themselves.
+//! - A task that is older than all that is known is taken for that which serves a connection if it answers
+//!   on that connection, and on no other.
+
+use aya_ebpf::btf_maps::LruHashMap;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::btf_map;
+use tracewire_common::connection::{Connection, TASK_MULTIPLEXES};
+use tracewire_common::outcome::Correlation;
+use tracewire_common::python::{
+    ANCESTORS, PY_THREAD_HAS_RECEIVED, PY_THREAD_IS_LOOP, PY_THREAD_TAKES_JOBS, PyContext,
+    PyObject, PyScope, PyThread, SEVERAL,
+};
+
+use super::thread_state::{self, BASE, UNKNOWN};
+use super::{process, process_of_python};
+use crate::activities;
+use crate::golang::goroutine::read_user;
+use crate::state;
+use crate::task::work::{self, Work};
+
+/// `PyObject.ob_type`.
+const OBJECT_TYPE: u64 = 8;
+
+/// Contexts, by address. That is used again, and what is here is set anew as one is made.
+#[btf_map]
+static PY_CONTEXTS: LruHashMap<PyObject, PyContext, 32768> = LruHashMap::new();
+
+/// Contexts that were made for connections, by the time at which they were made.
+#[btf_map]
+static PY_SCOPES: LruHashMap<PyObject, PyScope, 16384> = LruHashMap::new();
+
+/// Contexts whose birth was not seen, by the cookie of the connection on which they answer.
+#[btf_map]
+static PY_ANSWERERS: LruHashMap<u64, PyObject, 8192> = LruHashMap::new();
+
+/// The threads of processes of Python, by their id.
+#[btf_map]
+static PY_THREADS: LruHashMap<u32, PyThread, 8192> = LruHashMap::new();
+
+/// What a thread does that is in no context, if that is known.
+#[inline(always)]
+pub(crate) fn thread(tgid: u32, tid: u32) -> Option<&'static mut PyThread> {
+    // SAFETY: map memory, written to by the thread itself.
+    let thread = unsafe { &mut *PY_THREADS.get_ptr_mut(tid)? };
+    (thread.tgid == tgid).then_some(thread)
+}
+
+/// As [`thread`], and from now on it is known.
+#[inline(always)]
+pub(crate) fn thread_or_new(tgid: u32, tid: u32) -> Option<&'static mut PyThread> {
+    if thread(tgid, tid).is_none() {
+        let new = PyThread { tgid, ..PyThread::default() };
+        let _nothing_is_known_then = PY_THREADS.insert(tid, new, 0);
+    }
+    thread(tgid, tid)
+}
+
+/// A request is received in the context.
+#[inline(never)]
+fn receives(key: &PyObject, activity: u64, cookie: u64, established_ns: u64) {
+    match PY_CONTEXTS.get_ptr_mut(*key) {
+        None => {
+            let new = PyContext { activity, ..PyContext::default() };
+            let _nothing_is_known_then = PY_CONTEXTS.insert(*key, new, 0);
+        }
+        // SAFETY: map memory; a process of Python runs one thing at a time, but for a thread that
+        // is in a system call, and only what is for itself is written here.
+        Some(context) => unsafe {
+            (*context).activity = activity;
+            (*context).is_made_for = 0;
+            if established_ns != 0 {
+                tell_scope(key.tgid, (*context).born_ns, activity, cookie, established_ns);
+                let mut place = 0;
+                while place < ANCESTORS {
+                    let born_ns = (*context).ancestors[place];
+                    tell_scope(key.tgid, born_ns, activity, cookie, established_ns);
+                    place += 1;
+                }
+            }
+        },
+    }
+}
+
+/// A request was received below a context that was made then.
+#[inline(always)]
+fn tell_scope(tgid: u64, born_ns: u64, activity: u64, cookie: u64, established_ns: u64) {
+    if born_ns <= established_ns {
+        return;
+    }
+    let key = PyObject { tgid, address: born_ns };
+    match PY_SCOPES.get_ptr_mut(key) {
+        // SAFETY: map memory, as above.
+        Some(scope) => unsafe {
+            if (*scope).cookie == cookie {
+                (*scope).activity = activity;
+            } else {
+                (*scope).cookie = SEVERAL;
+                (*scope).activity = SEVERAL;
+            }
+        },
+        None => {
+            let _nothing_is_known_then = PY_SCOPES.insert(key, PyScope { cookie, activity }, 0);
+        }
+    }
+}
+
+/// For what the context is, or was last, at work; 0 for nothing, `None` if nothing is known of it.
+#[inline(never)]
+fn activity_of(key: &PyObject) -> Option<u64> {
+    // SAFETY: map memory, read once each.
+    let context = unsafe { PY_CONTEXTS.get(*key) }?;
+    let activity = context.activity;
+    if context.is_made_for != 0 || activities::is_going_on(activity) {
+        return Some(activity);
+    }
+    let mut place = 0;
+    let mut born_ns = context.born_ns;
+    while place < ANCESTORS {
+        if born_ns != 0 {
+            let scope = PyObject { tgid: key.tgid, address: born_ns };
+            // SAFETY: as above.
+            if let Some(scope) = unsafe { PY_SCOPES.get(scope) }
+                && scope.activity != SEVERAL
+            {
+                return Some(scope.activity);
+            }
+        }
+        born_ns = context.ancestors[place];
+        place += 1;
+    }
+    Some(activity)
+}
+
+/// For what the thread at work is there, if it can be told by its process being one of Python; it
+/// may be over. `None` if not, and then only how threads behave can tell.
+#[inline(never)]
+pub(crate) fn work_here(id: u64, found: &mut Work) -> bool {
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let Some(process) = process(tgid) else { return false };
+    let current = thread_state::current(process);
+    if current == UNKNOWN {
+        return false;
+    }
+    if current == BASE {
+        let Some(thread) = thread(tgid, tid) else { return false };
+        let has_received = thread.flags & PY_THREAD_HAS_RECEIVED != 0;
+        let rule = if has_received { Correlation::Receive } else { Correlation::Queue };
+        *found = Work { activity: thread.job, rule: rule as u64 };
+        return thread.flags & PY_THREAD_TAKES_JOBS != 0;
+    }
+    match activity_of(&PyObject { tgid: tgid as u64, address: current }) {
+        Some(activity) => {
+            *found = Work { activity, rule: Correlation::PythonContext as u64 };
+            true
+        }
+        None => false,
+    }
+}
+
+/// For what a request is sent, as [`work_here`]; nothing, if that is over.
+#[inline(always)]
+pub(crate) fn work_on(connection: &Connection, task: u64, found: &mut Work) -> bool {
+    // Of a packet that leaves late, the task at work may be any.
+    if connection.tgid != (task >> 32) as u32 || !work_here(task, found) {
+        return false;
+    }
+    if !activities::is_going_on(found.activity) {
+        *found = Work::NONE;
+    }
+    true
+}
+
+/// The thread at work received bytes of a request on a connection of its own.
+#[inline(always)]
+pub(crate) fn received(connection: &Connection, id: u64, activity: u64) {
+    received_on(connection.cookie, connection.established_ns, id, activity);
+}
+
+/// The thread at work received bytes of a request that is one stream of a connection: what else
+/// serves that is not for this request. It is [`SEVERAL`] if there are.
+#[inline(always)]
+pub(crate) fn received_stream(id: u64, activity: u64) {
+    received_on(0, 0, id, activity);
+}
+
+#[inline(never)]
+fn received_on(cookie: u64, established_ns: u64, id: u64, activity: u64) {
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let Some(process) = process(tgid) else { return };
+    let current = thread_state::current(process);
+    if current == UNKNOWN {
+        return;
+    }
+    if current == BASE {
+        let Some(thread) = thread_or_new(tgid, tid) else { return };
+        thread.received = activity;
+        thread.cookie = cookie;
+        thread.established_ns = established_ns;
+        // Of one that takes jobs, this is the newer one.
+        thread.job = activity;
+        thread.flags |= PY_THREAD_HAS_RECEIVED;
+        return;
+    }
+    let key = PyObject { tgid: tgid as u64, address: current };
+    receives(&key, activity, cookie, established_ns);
+    // SAFETY: map memory, read once.
+    if let Some(answerer) = unsafe { PY_ANSWERERS.get(cookie) } {
+        let answerer = *answerer;
+        tell_answerer(&answerer, cookie, activity);
+    }
+}
+
+/// The task that answers on the connection gets the next request, if it is still there and known by no
+/// more than that.
+#[inline(always)]
+fn tell_answerer(key: &PyObject, cookie: u64, activity: u64) {
+    if let Some(context) = PY_CONTEXTS.get_ptr_mut(*key) {
+        // SAFETY: map memory, as in `receives`.
+        unsafe {
+            if (*context).born_ns == 0 && (*context).answers_on == cookie {
+                (*context).activity = activity;
+            }
+        }
+    }
+}
+
+/// The thread at work answers a request on the connection.
+#[inline(never)]
+pub(crate) fn answers(connection: &Connection, id: u64) {
+    let tgid = (id >> 32) as u32;
+    let Some(process) = process(tgid) else { return };
+    let current = thread_state::current(process);
+    if current == UNKNOWN || current == BASE {
+        return;
+    }
+    let key = PyObject { tgid: tgid as u64, address: current };
+    let cookie = connection.cookie;
+    match PY_CONTEXTS.get_ptr_mut(key) {
+        None => {
+            let new = PyContext { answers_on: cookie, ..PyContext::default() };
+            let _nothing_is_known_then = PY_CONTEXTS.insert(key, new, 0);
+        }
+        // SAFETY: map memory, as in `receives`.
+        Some(context) => unsafe {
+            if (*context).born_ns != 0 || (*context).answers_on == cookie {
+                return;
+            }
+            if (*context).answers_on != 0 {
+                (*context).answers_on = SEVERAL;
+                (*context).activity = SEVERAL;
+                return;
+            }
+            (*context).answers_on = cookie;
+        },
+    }
+    let _is_not_told_then = PY_ANSWERERS.insert(cookie, key, 0);
+}
+
+/// A context was copied from the one at work.
+#[inline(always)]
+pub(crate) fn born(id: u64, child: u64) {
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let Some(process) = process_of_python(tgid) else { return };
+    process.births = process.births.wrapping_add(1);
+    if process.context_type == 0 {
+        process.context_type = read_user(child.wrapping_add(OBJECT_TYPE));
+    }
+    let key = PyObject { tgid: tgid as u64, address: child };
+    let current = thread_state::current(process);
+    if current == UNKNOWN {
+        let _nothing_was_known = PY_CONTEXTS.remove(key);
+        return;
+    }
+    let mut new = PyContext {
+        // SAFETY: no arguments.
+        born_ns: unsafe { bpf_ktime_get_ns() },
+        ..PyContext::default()
+    };
+    if current == BASE {
+        new.activity = work_at_base(id, tgid, tid);
+    } else {
+        let parent = PyObject { tgid: tgid as u64, address: current };
+        new.activity = activity_of(&parent).unwrap_or(0);
+        // SAFETY: map memory, as in `receives`.
+        if let Some(parent) = unsafe { PY_CONTEXTS.get(parent) } {
+            new.ancestors[0] = parent.born_ns;
+            let mut place = 1;
+            while place < ANCESTORS {
+                new.ancestors[place] = parent.ancestors[place - 1];
+                place += 1;
+            }
+        }
+    }
+    new.is_made_for = (new.activity != 0) as u64;
+    let _nothing_is_known_then = PY_CONTEXTS.insert(key, new, 0);
+}
+
+/// For what a thread that is in no context makes one.
+#[inline(always)]
+fn work_at_base(id: u64, tgid: u32, tid: u32) -> u64 {
+    if let Some(thread) = thread(tgid, tid) {
+        if thread.flags & PY_THREAD_TAKES_JOBS != 0 {
+            return thread.job;
+        }
+        if thread.flags & PY_THREAD_IS_LOOP != 0 {
+            return 0;
+        }
+    }
+    match state::task(tid) {
+        Some(task) if task.flags & TASK_MULTIPLEXES == 0 => work::of(id, 0).activity,
+        _ => 0,
+    }
+}
+
+/// The thread at work enters a context. uvloop receives before it does so.
+#[inline(always)]
+pub(crate) fn enters(id: u64, address: u64) {
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    let Some(thread) = thread(tgid, tid) else { return };
+    let (activity, cookie, established_ns) =
+        (thread.received, thread.cookie, thread.established_ns);
+    thread.flags |= PY_THREAD_IS_LOOP;
+    if activity == 0 {
+        return;
+    }
+    thread.received = 0;
+    let key = PyObject { tgid: tgid as u64, address };
+    receives(&key, activity, cookie, established_ns);
+    // SAFETY: map memory, read once.
+    if let Some(answerer) = unsafe { PY_ANSWERERS.get(cookie) } {
+        let answerer = *answerer;
+        tell_answerer(&answerer, cookie, activity);
+    }
+}
+
+/// The thread at work takes a job, that was put in a queue for the activity.
+#[inline(always)]
+pub(crate) fn takes_job(tgid: u32, tid: u32, activity: u64) {
+    if let Some(thread) = thread_or_new(tgid, tid) {
+        thread.flags = (thread.flags | PY_THREAD_TAKES_JOBS) & !PY_THREAD_HAS_RECEIVED;
+        thread.job = activity;
+    }
+}

@@ -1,0 +1,108 @@
+//! What the thread at work runs, as the interpreter keeps it (`PyThreadState`).
+
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user};
+use tracewire_common::python::PyProcess;
+
+use crate::golang::goroutine::read_user;
+use crate::state::config;
+use crate::task::exec::read_u64;
+
+/// [`current`]: that is not known.
+pub(crate) const UNKNOWN: u64 = 0;
+/// [`current`]: the thread is in no context, or in the one that it started with.
+pub(crate) const BASE: u64 = 1;
+
+/// Where in `struct pthread` of glibc (nptl/descr.h) the values of `pthread_setspecific` may begin, as a
+/// distance in bytes from the fs base, and how many words those of the first block, and some before it, are. They have been at 0x310
+/// for long, on x86-64. What is found there is believed only if it knows the thread.
+const SPECIFIC: u64 = 0x2f0;
+const SPECIFIC_WORDS: u64 = 72;
+
+/// `PyContext`, from CPython 3.7 on (Include/internal/pycore_context.h).
+#[repr(C)]
+struct Context {
+    refcount: u64,
+    object_type: u64,
+    previous: u64,
+    vars: u64,
+    weak_references: u64,
+    is_entered: u32,
+    pad: u32,
+}
+
+/// The fs base of the thread at work; 0 if that is not known.
+#[inline(always)]
+fn fs_base() -> u64 {
+    let Some(config) = config() else { return 0 };
+    if config.go.task_fsbase == 0 {
+        return 0;
+    }
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() } as *const c_void;
+    read_u64(task, config.go.task_fsbase)
+}
+
+/// Finds out where threads keep the address of their state: in one of those places that belong to
+/// keys of the C library, and the state has the thread's own number in it.
+#[inline(never)]
+pub(crate) fn find_slot(process: &mut PyProcess) {
+    let base = fs_base();
+    if process.state_slot != 0 || base == 0 {
+        return;
+    }
+    let mut word = 0;
+    while word < SPECIFIC_WORDS {
+        let slot = SPECIFIC + word * 8;
+        let state = read_user(base.wrapping_add(slot));
+        if state != 0 && read_user(state.wrapping_add(process.off_thread_id as u64)) == base {
+            process.state_slot = slot;
+            return;
+        }
+        word += 1;
+    }
+}
+
+/// The address of the context that the thread at work is in, or [`UNKNOWN`] or [`BASE`].
+#[inline(never)]
+pub(crate) fn current(process: &PyProcess) -> u64 {
+    if process.state_slot == 0 {
+        return UNKNOWN;
+    }
+    let base = fs_base();
+    let state = read_user(base.wrapping_add(process.state_slot));
+    if base == 0
+        || state == 0
+        || read_user(state.wrapping_add(process.off_thread_id as u64)) != base
+    {
+        return UNKNOWN;
+    }
+    let address = read_user(state.wrapping_add(process.off_context as u64));
+    if address == 0 {
+        return BASE;
+    }
+    let mut context = Context {
+        refcount: 0,
+        object_type: 0,
+        previous: 0,
+        vars: 0,
+        weak_references: 0,
+        is_entered: 0,
+        pad: 0,
+    };
+    // SAFETY: the helper checks the address; the destination is a local of that size.
+    unsafe {
+        bpf_probe_read_user(
+            (&raw mut context).cast(),
+            size_of::<Context>() as u32,
+            address as *const c_void,
+        );
+    }
+    // One that was not entered is the thread's own, made as it was first asked for.
+    let is_own = context.is_entered == 0;
+    if context.object_type == process.context_type {
+        return if is_own { BASE } else { address };
+    }
+    // Until one is made it is not known what contexts look like.
+    if is_own && process.context_type == 0 { BASE } else { UNKNOWN }
+}

@@ -1,0 +1,255 @@
+//! Processes of CPython: the kernel half is told how to find the contexts at work in them, and sees
+//! when one is copied, and when a job goes through a queue.
+
+use std::collections::{HashMap as StdHashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData};
+use tracewire_common::python::{PyPlace, PyProcess};
+
+use super::inspected::{Found, Inspected};
+use super::load::Shared;
+use super::seccomp;
+use super::uprobes::{Closer, Maps, Place, Uprobe};
+use crate::python::{self, Layout, PyBinary};
+use crate::tls::mapped::{FileNumber, Mapped};
+
+/// The programs.
+pub(super) const ENTRY: &str = "note_python_entry";
+pub(super) const RETURN: &str = "note_python_return";
+
+/// Contexts that are copied in a second from which a process is left alone. At this rate the probe takes
+/// some percent of a processor, or in a virtual machine, where traps are dear, a tenth of one.
+const MOST_BIRTHS: u64 = 30_000;
+
+/// The processes of Python in scope.
+pub(super) struct PythonProcesses {
+    programs: Programs,
+    processes: HashMap<MapData, u32, Shared<PyProcess>>,
+    /// How many these are, for the kernel half.
+    count: Array<MapData, u32>,
+    inspected: Inspected<PyBinary>,
+    running: StdHashMap<u32, Process>,
+    closer: Closer,
+    /// When births were last counted.
+    counted: Instant,
+}
+
+/// The programs, as the kernel has taken them.
+pub(super) struct Programs {
+    entry: Uprobe,
+    back: Uprobe,
+    /// Whether jobs in queues are of interest.
+    queues: bool,
+}
+
+/// A process. The probes in it go with this.
+#[derive(Default)]
+struct Process {
+    /// Files of Python that were found in it.
+    files: Vec<FileNumber>,
+    /// Whether the kernel half knows it.
+    is_known: bool,
+    probes: Vec<OwnedFd>,
+    /// Births that were counted.
+    births: u64,
+}
+
+impl Programs {
+    /// Loads them; `None`, and a warning, where the kernel has no such probes.
+    pub(super) fn load(maps: &Maps, object: &[u8], queues: bool) -> Option<Self> {
+        let load =
+            |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
+        let programs = load(RETURN).and_then(|back| {
+            if !seccomp::is_safe_from(&back).context("it cannot be tried whether probes harm processes")? {
+                bail!("this kernel ends processes that filter their system calls when the end of a function is probed: it has to be updated (6.11 to 6.13 are concerned)");
+            }
+            Ok(Self { entry: load(ENTRY)?, back, queues })
+        });
+        programs
+            .inspect_err(|error| {
+                let error = format!("{error:#}");
+                tracing::warn!(
+                    error,
+                    "requests that tasks of asyncio and pools of threads of Python send may lack parents"
+                );
+            })
+            .ok()
+    }
+
+    fn attach(&self, file: &File, binary: &PyBinary, pid: u32) -> io::Result<Vec<OwnedFd>> {
+        let places = |functions: &[(u64, PyPlace)]| -> Vec<Place> {
+            functions
+                .iter()
+                .filter(|(_, place)| self.queues || !matches!(place, PyPlace::Put | PyPlace::Taken))
+                .map(|&(offset, place)| Place { offset, cookie: place as u64 })
+                .collect()
+        };
+        let mut probes = Vec::new();
+        // What is taken out of a queue before it was seen to be put in is for nobody.
+        let (returns, entries) = (places(&binary.returns), places(&binary.entries));
+        if !returns.is_empty() {
+            probes.push(self.back.attach_returns(file, &returns, pid)?);
+        }
+        if !entries.is_empty() {
+            probes.push(self.entry.attach(file, &entries, pid)?);
+        }
+        Ok(probes)
+    }
+}
+
+impl PythonProcesses {
+    /// No process yet.
+    ///
+    /// # Errors
+    ///
+    /// If the object lacks a map.
+    pub(super) fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self> {
+        let mut map =
+            |name| ebpf.take_map(name).with_context(|| format!("the object has no map {name}"));
+        Ok(Self {
+            programs,
+            processes: HashMap::try_from(map("PY_PROCESSES")?)?,
+            count: Array::try_from(map("PY_COUNT")?)?,
+            inspected: Inspected::new(),
+            running: StdHashMap::new(),
+            closer: Closer::default(),
+            counted: Instant::now(),
+        })
+    }
+
+    /// The programs that this kernel has taken.
+    pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
+        [(ENTRY, &self.programs.entry), (RETURN, &self.programs.back)].into_iter()
+    }
+
+    /// Whether the process is one of Python.
+    pub(super) fn is_probed(&self, pid: u32) -> bool {
+        self.running.get(&pid).is_some_and(|process| !process.probes.is_empty())
+    }
+
+    /// A process is gone, or runs a new program.
+    pub(super) fn forget(&mut self, pid: u32) {
+        let Some(process) = self.running.remove(&pid) else { return };
+        if process.is_known {
+            let _gone_already = self.processes.remove(&pid);
+            self.tell_count();
+        }
+        if !process.probes.is_empty() {
+            self.closer.close(process.probes);
+        }
+    }
+
+    /// Forgets processes that were not seen to end.
+    pub(super) fn keep_only(&mut self, now: &HashSet<u32>) {
+        let gone: Vec<u32> =
+            self.running.keys().filter(|pid| !now.contains(pid)).copied().collect();
+        for pid in gone {
+            self.forget(pid);
+        }
+        self.inspected.forget_old();
+    }
+
+    /// Leaves those processes alone that copy contexts very often. To be called about once a second.
+    pub(super) fn count_births(&mut self) {
+        let elapsed = self.counted.elapsed();
+        self.counted = Instant::now();
+        let most = MOST_BIRTHS * elapsed.as_millis().max(1) as u64 / 1000;
+        let mut busy = Vec::new();
+        for (&pid, process) in self.running.iter_mut().filter(|(_, one)| !one.probes.is_empty()) {
+            let Ok(Shared(known)) = self.processes.get(&pid, 0) else { continue };
+            let births = known.births.wrapping_sub(process.births);
+            process.births = known.births;
+            if births > most {
+                tracing::warn!(
+                    pid,
+                    births,
+                    ms = elapsed.as_millis(),
+                    "this process of Python makes so many tasks and callbacks that seeing each would slow it down: what they send may lack parents"
+                );
+                busy.push((pid, std::mem::take(&mut process.probes)));
+                process.is_known = false;
+            }
+        }
+        for (pid, probes) in busy {
+            // The kernel half first: what it knows of contexts is old when it misses one.
+            let _gone_already = self.processes.remove(&pid);
+            self.closer.close(probes);
+            self.tell_count();
+        }
+    }
+
+    /// Probes what the process has mapped of Python and was not seen in it yet.
+    pub(super) fn look_at(&mut self, pid: u32, maps: &[Mapped<'_>]) {
+        for mapped in maps {
+            if !self.inspected.is_plain(mapped.number) {
+                self.look_into(pid, mapped);
+            }
+        }
+    }
+
+    fn look_into(&mut self, pid: u32, mapped: &Mapped<'_>) {
+        let number = mapped.number;
+        if self.running.get(&pid).is_some_and(|process| process.files.contains(&number)) {
+            return;
+        }
+        let Some(found) = self.inspected.look_into(pid, mapped, python::inspect) else { return };
+        let Found { file, what: binary, is_new } = found;
+        let path = mapped.path;
+        self.running.entry(pid).or_default().files.push(number);
+        match &binary.interpreter {
+            Some(Err(why)) => {
+                if is_new {
+                    tracing::warn!(path, pid, %why, "requests that tasks and pools of threads of this Python send may lack parents");
+                }
+                return;
+            }
+            Some(Ok(layout)) if !self.tell(pid, *layout) => return,
+            _ => {}
+        }
+        match self.programs.attach(&file, &binary, pid) {
+            Ok(probes) => {
+                self.running.entry(pid).or_default().probes.extend(probes);
+                tracing::debug!(path, pid, "Python probed");
+            }
+            Err(error) if is_new => {
+                tracing::warn!(path, pid, %error, "Python cannot be probed: requests of its tasks and pools of threads may lack parents");
+            }
+            Err(error) => tracing::debug!(path, pid, %error, "Python cannot be probed"),
+        }
+    }
+
+    /// Tells the kernel half of an interpreter. Answers whether it knows it.
+    fn tell(&mut self, pid: u32, layout: Layout) -> bool {
+        let process = PyProcess {
+            off_thread_id: layout.thread_id,
+            off_context: layout.context,
+            ..PyProcess::default()
+        };
+        if let Err(error) = self.processes.insert(pid, Shared(process), 0) {
+            tracing::debug!(pid, %error, "cannot tell the kernel half about a process of Python");
+            return false;
+        }
+        self.running.entry(pid).or_default().is_known = true;
+        self.tell_count();
+        true
+    }
+
+    fn tell_count(&mut self) {
+        let count = self.running.values().filter(|process| process.is_known).count();
+        if let Err(error) = self.count.set(0, u32::try_from(count).unwrap_or(u32::MAX), 0) {
+            tracing::debug!(%error, "cannot tell the kernel half how many processes of Python there are");
+        }
+    }
+}
+
+impl Drop for PythonProcesses {
+    fn drop(&mut self) {
+        self.closer.close(self.running.drain().flat_map(|(_, process)| process.probes).collect());
+    }
+}

@@ -1,0 +1,91 @@
+//! Functions that an extension of CPython offers as methods: by the table of them (`PyMethodDef`),
+//! which is there without symbols too.
+
+use object::LittleEndian as Le;
+use object::elf::{R_X86_64_RELATIVE, Rela64};
+use object::pod;
+
+use crate::elf::{Elf, Section};
+
+/// `struct PyMethodDef`: name, function, flags, documentation.
+const ENTRY: u64 = 32;
+/// Methods of one type that are looked at, before and after the one by which its table is found.
+const MOST: u64 = 16;
+
+/// Finds the functions of these names in the table that has the method `rare`.
+pub(super) fn find<const N: usize>(
+    elf: &mut Elf<'_>,
+    rare: &[u8],
+    names: [&[u8]; N],
+) -> Option<[u64; N]> {
+    let at = string(elf, rare)?;
+    let relocations = elf.section(b".rela.dyn");
+    let table = place_of_pointer(elf, relocations, at)?;
+    let mut found = [0; N];
+    for step in 0..=2 * MOST {
+        let Some(entry) = (table + step * ENTRY).checked_sub(MOST * ENTRY) else { continue };
+        let Some(name) = pointer(elf, relocations, entry) else { continue };
+        for (name_wanted, function) in names.iter().zip(found.iter_mut()) {
+            if is_string(elf, name, name_wanted) {
+                *function = pointer(elf, relocations, entry + 8).unwrap_or(0);
+            }
+        }
+    }
+    found.iter().all(|function| *function != 0).then_some(found)
+}
+
+/// The address of a string of constants.
+fn string(elf: &mut Elf<'_>, text: &[u8]) -> Option<u64> {
+    let section = elf.section(b".rodata")?;
+    let wanted = [&[0], text, &[0]].concat();
+    Some(section.address + elf.window.find(section.at, section.len, &wanted)? + 1)
+}
+
+fn is_string(elf: &mut Elf<'_>, address: u64, text: &[u8]) -> bool {
+    let wanted = [text, &[0]].concat();
+    let at = elf.offset_of(address);
+    at.is_some_and(|at| elf.window.bytes(at, wanted.len()) == Some(&wanted))
+}
+
+fn relocation(elf: &mut Elf<'_>, section: Section, index: u64) -> Option<Rela64<Le>> {
+    let size = size_of::<Rela64<Le>>() as u64;
+    let bytes = elf.window.bytes(section.at.checked_add(index * size)?, size as usize)?;
+    let (one, _) = pod::from_bytes::<Rela64<Le>>(bytes).ok()?;
+    (one.r_info.get(Le) as u32 == R_X86_64_RELATIVE).then_some(*one)
+}
+
+/// The relocations by which addresses of the file itself come to where they are kept.
+fn relocations_of<T>(
+    elf: &mut Elf<'_>,
+    section: Section,
+    mut wanted: impl FnMut(u64, u64) -> Option<T>,
+) -> Option<T> {
+    let count = section.len / size_of::<Rela64<Le>>() as u64;
+    (0..count).find_map(|index| {
+        let one = relocation(elf, section, index)?;
+        wanted(one.r_offset.get(Le), one.r_addend.get(Le) as u64)
+    })
+}
+
+/// Where that address is kept in the file's data.
+fn place_of_pointer(elf: &mut Elf<'_>, relocations: Option<Section>, to: u64) -> Option<u64> {
+    let moved = relocations.and_then(|section| {
+        relocations_of(elf, section, |place, value| (value == to).then_some(place))
+    });
+    // A program that is not moved has it where it is.
+    moved.or_else(|| {
+        [&b".data"[..], b".data.rel.ro"].into_iter().find_map(|name| {
+            let section = elf.section(name)?;
+            let found = elf.window.find(section.at, section.len, &to.to_le_bytes())?;
+            Some(section.address + found)
+        })
+    })
+}
+
+/// The address that is kept there.
+fn pointer(elf: &mut Elf<'_>, relocations: Option<Section>, place: u64) -> Option<u64> {
+    let moved = relocations.and_then(|section| {
+        relocations_of(elf, section, |at, value| (at == place).then_some(value))
+    });
+    moved.or_else(|| elf.word(place)).filter(|address| *address != 0)
+}

@@ -1,0 +1,130 @@
+//! CPython: what has to be known of an interpreter to tell the contexts at work in its processes
+//! apart, and of the module whose queues hand jobs to threads. All of it is read off the files.
+
+mod methods;
+
+use std::fmt;
+use std::fs::File;
+
+use tracewire_common::python::PyPlace;
+
+use crate::elf::{Elf, Window};
+
+/// Where fields of `PyThreadState` are, in bytes (Include/cpython/pystate.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// `thread_id`.
+    pub(crate) thread_id: u32,
+    /// `context`.
+    pub(crate) context: u32,
+}
+
+/// By minor version of CPython 3, as its headers have it.
+const LAYOUTS: [(u32, Layout); 7] = [
+    (7, Layout { thread_id: 176, context: 256 }),
+    (8, Layout { thread_id: 176, context: 240 }),
+    (9, Layout { thread_id: 176, context: 240 }),
+    (10, Layout { thread_id: 176, context: 240 }),
+    (11, Layout { thread_id: 152, context: 224 }),
+    (12, Layout { thread_id: 136, context: 208 }),
+    (13, Layout { thread_id: 152, context: 208 }),
+];
+
+/// Copies the context at work; each task and each callback gets its own from it.
+const COPY: &[u8] = b"PyContext_CopyCurrent";
+/// Enters a context, by modules that are compiled.
+const ENTER: &[u8] = b"PyContext_Enter";
+/// The version of the interpreter, in the form of `PY_VERSION_HEX`; from 3.11 on.
+const VERSION: &[u8] = b"Py_Version";
+/// What 3.8 added, by which it is told from 3.7.
+const SINCE_3_8: &[u8] = b"PyCode_NewWithPosOnlyArgs";
+/// What free-threaded builds of 3.13 have, whose objects look different.
+const FREE_THREADED: &[u8] = b"_Py_DecRefShared";
+/// How the module is initialised that has `SimpleQueue`, whether it is a file of its own or not.
+const QUEUE: &[u8] = b"PyInit__queue";
+
+/// What a file has of CPython.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PyBinary {
+    /// If it is the interpreter: its layout, or why that is not known.
+    pub(crate) interpreter: Option<Result<Layout, Unknown>>,
+    /// Functions of which it is of interest that they are entered, as places in the file in bytes.
+    pub(crate) entries: Vec<(u64, PyPlace)>,
+    /// Those of which it is of interest that they return.
+    pub(crate) returns: Vec<(u64, PyPlace)>,
+}
+
+/// Why the contexts of an interpreter cannot be told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// Its layout is not known.
+    Version(String),
+    /// It was built without a global interpreter lock.
+    FreeThreaded,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => {
+                write!(f, "CPython {version} is not known; 3.7 to 3.13 are")
+            }
+            Self::FreeThreaded => f.write_str("free-threaded builds of CPython are not known"),
+        }
+    }
+}
+
+/// Reads a file. `None` if it has nothing of CPython.
+pub(crate) fn inspect(file: &File) -> Option<PyBinary> {
+    let mut elf = Elf::open(Window::new(file))?;
+    let mut binary = PyBinary::default();
+    let copy = code(&mut elf, COPY);
+    if let Some(copy) = copy {
+        binary.interpreter = Some(layout(&mut elf));
+        binary.returns.push((copy, PyPlace::Copied));
+        binary.entries.extend(code(&mut elf, ENTER).map(|enter| (enter, PyPlace::Enters)));
+    }
+    if elf.exported(QUEUE).is_some() {
+        queue(&mut elf, &mut binary);
+    }
+    (binary != PyBinary::default()).then_some(binary)
+}
+
+fn code(elf: &mut Elf<'_>, name: &[u8]) -> Option<u64> {
+    let address = elf.exported(name)?;
+    elf.offset_of_code(address)
+}
+
+fn layout(elf: &mut Elf<'_>) -> Result<Layout, Unknown> {
+    if elf.exported(FREE_THREADED).is_some() {
+        return Err(Unknown::FreeThreaded);
+    }
+    let minor = match elf.exported_object(VERSION).and_then(|address| elf.word(address)) {
+        Some(version) if (version as u32) >> 24 == 3 => (version as u32) >> 16 & 0xff,
+        Some(version) => return Err(Unknown::Version(format!("{:#x}", version as u32))),
+        // Versions without that: 3.8, 3.9 and 3.10 have one layout.
+        None if elf.exported(SINCE_3_8).is_some() => 8,
+        None => 7,
+    };
+    let known = LAYOUTS.iter().find(|(version, _)| *version == minor);
+    known.map(|(_, layout)| *layout).ok_or_else(|| Unknown::Version(format!("3.{minor}")))
+}
+
+/// `queue.SimpleQueue`, by the table of its methods: the functions have no names in the file.
+fn queue(elf: &mut Elf<'_>, binary: &mut PyBinary) {
+    let Some([put, get, get_nowait]) =
+        methods::find(elf, b"get_nowait", [b"put", b"get", b"get_nowait"])
+    else {
+        return;
+    };
+    let place = |elf: &Elf<'_>, address| elf.offset_of_code(address);
+    if let (Some(put), Some(get), Some(get_nowait)) =
+        (place(elf, put), place(elf, get), place(elf, get_nowait))
+    {
+        binary.entries.push((put, PyPlace::Put));
+        binary.returns.extend([(get, PyPlace::Taken), (get_nowait, PyPlace::Taken)]);
+    }
+}
+
+#[cfg(test)]
+mod python_tests;
