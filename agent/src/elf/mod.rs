@@ -156,7 +156,28 @@ impl<'a> Elf<'a> {
         self.symbol_in(table, name, elf::STT_OBJECT)
     }
 
+    /// Whether the file uses something of that name that others offer.
+    pub(crate) fn imports(&mut self, name: &[u8]) -> bool {
+        let table = self.section(b".dynsym");
+        let symbol = table.and_then(|table| {
+            self.find_symbol(table, name, |one| one.st_shndx.get(Le) == elf::SHN_UNDEF)
+        });
+        symbol.is_some()
+    }
+
     fn symbol_in(&mut self, table: Section, name: &[u8], kind: u8) -> Option<u64> {
+        let symbol = self.find_symbol(table, name, |one| {
+            one.st_info & 0xf == kind && one.st_shndx.get(Le) != elf::SHN_UNDEF
+        })?;
+        Some(symbol.st_value.get(Le))
+    }
+
+    fn find_symbol(
+        &mut self,
+        table: Section,
+        name: &[u8],
+        is_wanted: impl Fn(&Sym64<Le>) -> bool,
+    ) -> Option<Sym64<Le>> {
         let names = self.section_at(usize::try_from(table.link).ok()?)?;
         let mut wanted = name.to_vec();
         wanted.push(0);
@@ -164,12 +185,10 @@ impl<'a> Elf<'a> {
         let at = self.window.find(names.at, names.len, &[&[0], wanted.as_slice()].concat())? + 1;
         let size = size_of::<Sym64<Le>>() as u64;
         for index in 0..table.len / size {
-            let symbol: Sym64<Le> = read(&mut self.window, table.at.checked_add(index * size)?)?;
-            if u64::from(symbol.st_name.get(Le)) == at
-                && symbol.st_info & 0xf == kind
-                && symbol.st_shndx.get(Le) != elf::SHN_UNDEF
-            {
-                return Some(symbol.st_value.get(Le));
+            let at_symbol = table.at.checked_add(index * size)?;
+            let symbol: Sym64<Le> = read(&mut self.window, at_symbol)?;
+            if u64::from(symbol.st_name.get(Le)) == at && is_wanted(&symbol) {
+                return Some(symbol);
             }
         }
         None

@@ -56,6 +56,10 @@ struct Process {
     /// Whether the kernel half knows it.
     is_known: bool,
     probes: Vec<OwnedFd>,
+    /// The interpreter, and where it enters contexts, until that is of interest.
+    enters: Option<(File, Vec<Place>)>,
+    /// Whether that is.
+    has_loop: bool,
     /// Births that were counted.
     births: u64,
 }
@@ -214,13 +218,37 @@ impl PythonProcesses {
         }
         match self.programs.attach(&file, &binary, pid) {
             Ok(probes) => {
-                self.running.entry(pid).or_default().probes.extend(probes);
                 tracing::debug!(path, pid, "Python probed");
+                let process = self.running.entry(pid).or_default();
+                process.probes.extend(probes);
+                if !binary.enters.is_empty() {
+                    let cookie = PyPlace::Enters as u64;
+                    let place = |&offset| Place { offset, cookie };
+                    process.enters = Some((file, binary.enters.iter().map(place).collect()));
+                }
+                process.has_loop |= binary.enters_contexts;
+                self.follow_loop(pid);
             }
             Err(error) if is_new => {
                 tracing::warn!(path, pid, %error, "Python cannot be probed: requests of its tasks and pools of threads may lack parents");
             }
             Err(error) => tracing::debug!(path, pid, %error, "Python cannot be probed"),
+        }
+    }
+
+    /// A loop that is no Python receives before it enters the context for which it does: that is seen
+    /// too, in processes that have one.
+    fn follow_loop(&mut self, pid: u32) {
+        let Some(process) = self.running.get_mut(&pid).filter(|process| process.has_loop) else {
+            return;
+        };
+        let Some((file, places)) = process.enters.take() else { return };
+        match self.programs.entry.attach(&file, &places, pid) {
+            Ok(probe) => {
+                process.probes.push(probe);
+                tracing::debug!(pid, "the event loop of this process is followed");
+            }
+            Err(error) => tracing::debug!(pid, %error, "Python cannot be probed"),
         }
     }
 

@@ -11,16 +11,24 @@ use crate::elf::{Elf, Section};
 const ENTRY: u64 = 32;
 /// Methods of one type that are looked at, before and after the one by which its table is found.
 const MOST: u64 = 16;
+/// Tables that are looked at for one with all names.
+const MOST_TABLES: usize = 64;
 
-/// Finds the functions of these names in the table that has the method `rare`.
-pub(super) fn find<const N: usize>(
+/// Finds the functions of these names in the one table that has all of them. It is found by the first.
+pub(super) fn find<const N: usize>(elf: &mut Elf<'_>, names: [&[u8]; N]) -> Option<[u64; N]> {
+    let at = string(elf, names.first()?)?;
+    let relocations = elf.section(b".rela.dyn");
+    let tables = places_of_pointer(elf, relocations, at);
+    tables.into_iter().find_map(|table| functions(elf, relocations, table, names))
+}
+
+/// The functions of these names, in the table that has an entry there.
+fn functions<const N: usize>(
     elf: &mut Elf<'_>,
-    rare: &[u8],
+    relocations: Option<Section>,
+    table: u64,
     names: [&[u8]; N],
 ) -> Option<[u64; N]> {
-    let at = string(elf, rare)?;
-    let relocations = elf.section(b".rela.dyn");
-    let table = place_of_pointer(elf, relocations, at)?;
     let mut found = [0; N];
     for step in 0..=2 * MOST {
         let Some(entry) = (table + step * ENTRY).checked_sub(MOST * ENTRY) else { continue };
@@ -67,19 +75,31 @@ fn relocations_of<T>(
     })
 }
 
-/// Where that address is kept in the file's data.
-fn place_of_pointer(elf: &mut Elf<'_>, relocations: Option<Section>, to: u64) -> Option<u64> {
-    let moved = relocations.and_then(|section| {
-        relocations_of(elf, section, |place, value| (value == to).then_some(place))
-    });
+/// Where that address is kept in the file's data, as far as is looked.
+fn places_of_pointer(elf: &mut Elf<'_>, relocations: Option<Section>, to: u64) -> Vec<u64> {
+    let mut places = Vec::new();
+    if let Some(section) = relocations {
+        relocations_of(elf, section, |place, value| {
+            if value == to {
+                places.push(place);
+            }
+            (places.len() >= MOST_TABLES).then_some(())
+        });
+    }
     // A program that is not moved has it where it is.
-    moved.or_else(|| {
-        [&b".data"[..], b".data.rel.ro"].into_iter().find_map(|name| {
-            let section = elf.section(name)?;
-            let found = elf.window.find(section.at, section.len, &to.to_le_bytes())?;
-            Some(section.address + found)
-        })
-    })
+    for name in [&b".data"[..], b".data.rel.ro"] {
+        let Some(section) = elf.section(name) else { continue };
+        let mut from = 0;
+        while places.len() < MOST_TABLES && from < section.len {
+            let rest = section.len - from;
+            let Some(found) = elf.window.find(section.at + from, rest, &to.to_le_bytes()) else {
+                break;
+            };
+            places.push(section.address + from + found);
+            from += found + 8;
+        }
+    }
+    places
 }
 
 /// The address that is kept there.

@@ -6,6 +6,7 @@ mod methods;
 use std::fmt;
 use std::fs::File;
 
+use iced_x86::{Decoder, DecoderOptions};
 use tracewire_common::python::PyPlace;
 
 use crate::elf::{Elf, Window};
@@ -20,7 +21,7 @@ pub(crate) struct Layout {
 }
 
 /// By minor version of CPython 3, as its headers have it.
-const LAYOUTS: [(u32, Layout); 7] = [
+const LAYOUTS: [(u32, Layout); 8] = [
     (7, Layout { thread_id: 176, context: 256 }),
     (8, Layout { thread_id: 176, context: 240 }),
     (9, Layout { thread_id: 176, context: 240 }),
@@ -28,6 +29,7 @@ const LAYOUTS: [(u32, Layout); 7] = [
     (11, Layout { thread_id: 152, context: 224 }),
     (12, Layout { thread_id: 136, context: 208 }),
     (13, Layout { thread_id: 152, context: 208 }),
+    (14, Layout { thread_id: 152, context: 208 }),
 ];
 
 /// Copies the context at work; each task and each callback gets its own from it.
@@ -52,6 +54,10 @@ pub(crate) struct PyBinary {
     pub(crate) entries: Vec<(u64, PyPlace)>,
     /// Those of which it is of interest that they return.
     pub(crate) returns: Vec<(u64, PyPlace)>,
+    /// Functions by which contexts are entered; none if these are not all that there are.
+    pub(crate) enters: Vec<u64>,
+    /// Whether it is a module that enters contexts itself, as one that has an event loop of its own.
+    pub(crate) enters_contexts: bool,
 }
 
 /// Why the contexts of an interpreter cannot be told apart.
@@ -67,7 +73,7 @@ impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Version(version) => {
-                write!(f, "CPython {version} is not known; 3.7 to 3.13 are")
+                write!(f, "CPython {version} is not known; 3.7 to 3.14 are")
             }
             Self::FreeThreaded => f.write_str("free-threaded builds of CPython are not known"),
         }
@@ -82,7 +88,10 @@ pub(crate) fn inspect(file: &File) -> Option<PyBinary> {
     if let Some(copy) = copy {
         binary.interpreter = Some(layout(&mut elf));
         binary.returns.push((copy, PyPlace::Copied));
-        binary.entries.extend(code(&mut elf, ENTER).map(|enter| (enter, PyPlace::Enters)));
+        binary.returns.extend(inlined_copy(&mut elf, copy).map(|copy| (copy, PyPlace::Copied)));
+        binary.enters = enters(&mut elf);
+    } else {
+        binary.enters_contexts = elf.imports(ENTER);
     }
     if elf.exported(QUEUE).is_some() {
         queue(&mut elf, &mut binary);
@@ -93,6 +102,31 @@ pub(crate) fn inspect(file: &File) -> Option<PyBinary> {
 fn code(elf: &mut Elf<'_>, name: &[u8]) -> Option<u64> {
     let address = elf.exported(name)?;
     elf.offset_of_code(address)
+}
+
+/// Where contexts are entered: by modules that are compiled, and by `Context.run`.
+fn enters(elf: &mut Elf<'_>) -> Vec<u64> {
+    let run = methods::find(elf, [&b"run"[..], b"copy", b"items", b"keys"]);
+    let run = run.and_then(|[run, ..]| elf.offset_of_code(run));
+    match (code(elf, ENTER), run) {
+        (Some(enter), Some(run)) => vec![enter, run],
+        _ => Vec::new(),
+    }
+}
+
+/// `contextvars.copy_context`, if it is in the interpreter's own file and does not call what it is
+/// for there: the compiler may have put that into it.
+fn inlined_copy(elf: &mut Elf<'_>, copy: u64) -> Option<u64> {
+    const INSTRUCTIONS: usize = 8;
+    const LONGEST: usize = INSTRUCTIONS * 15;
+    let [function] = methods::find(elf, [&b"copy_context"[..]])?;
+    let function = elf.offset_of_code(function)?;
+    let bytes = elf.window.upto(function, LONGEST)?;
+    let calls = Decoder::with_ip(64, bytes, function, DecoderOptions::NONE)
+        .into_iter()
+        .take(INSTRUCTIONS)
+        .any(|instruction| instruction.near_branch_target() == copy);
+    (!calls).then_some(function)
 }
 
 fn layout(elf: &mut Elf<'_>) -> Result<Layout, Unknown> {
@@ -112,9 +146,7 @@ fn layout(elf: &mut Elf<'_>) -> Result<Layout, Unknown> {
 
 /// `queue.SimpleQueue`, by the table of its methods: the functions have no names in the file.
 fn queue(elf: &mut Elf<'_>, binary: &mut PyBinary) {
-    let Some([put, get, get_nowait]) =
-        methods::find(elf, b"get_nowait", [b"put", b"get", b"get_nowait"])
-    else {
+    let Some([get_nowait, get, put]) = methods::find(elf, [b"get_nowait", b"get", b"put"]) else {
         return;
     };
     let place = |elf: &Elf<'_>, address| elf.offset_of_code(address);
