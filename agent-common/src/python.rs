@@ -35,14 +35,11 @@ pub const ANCESTORS: usize = 6;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PyContext {
-    /// When it was made, `CLOCK_MONOTONIC` ns, by which it is told from others that had its
-    /// address; 0 if it is older than what is known.
+    /// When it was made, `CLOCK_MONOTONIC` ns and even, by which it is told from others that had its
+    /// address; odd if that was not seen, and then when it was first come across.
     pub born_ns: u64,
     /// The activity; 0 for none, [`SEVERAL`] if it is one of several. It may be over.
     pub activity: u64,
-    /// Of a context whose birth was not seen: the connection on which it answers; 0 for none,
-    /// [`SEVERAL`] if there are several.
-    pub answers_on: u64,
     /// Whether the activity is what the context was made for, and no other will follow; else the
     /// last that was received in it.
     pub is_made_for: u64,
@@ -50,16 +47,24 @@ pub struct PyContext {
     pub ancestors: [u64; ANCESTORS],
 }
 
+impl PyContext {
+    /// Whether a context with that time was seen to be made.
+    #[inline(always)]
+    pub const fn birth_was_seen(born_ns: u64) -> bool {
+        born_ns != 0 && born_ns & 1 == 0
+    }
+}
+
 /// In [`PyContext`] and [`PyScope`]: several, so none.
 pub const SEVERAL: u64 = u64::MAX;
 
-/// A context of which those that serve one connection are copies.
+/// A context of which those that serve one connection are copies, or that is one of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PyScope {
     /// The cookie of the connection; [`SEVERAL`] if there are several.
     pub cookie: u64,
-    /// The request that was last received on it.
+    /// The request that was last received on it; 0 for none.
     pub activity: u64,
 }
 
@@ -102,4 +107,6 @@ pub enum PyPlace {
     Enters = 2,
     /// `_queue.SimpleQueue.put` was entered.
     Put = 3,
+    /// A function returns that makes a context which is no copy of the one at work.
+    Made = 4,
 }

@@ -7,8 +7,8 @@
 //!   it that was made for that connection: after it was established, and no other is received below
 //!   that. What is received on the connection is for all of those that descend from it, unless they
 //!   were made for a request themselves.
-//! - A task that is older than all that is known is taken for that which serves a connection if it answers
-//!   on that connection, and on no other.
+//! - Of a connection that is older than all that is known, that task is taken for the one which serves it
+//!   that is as old, and of which those that answer on it descend, if they do so on no other.
 
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -17,7 +17,7 @@ use tracewire_common::connection::{Connection, TASK_MULTIPLEXES};
 use tracewire_common::outcome::Correlation;
 use tracewire_common::python::{
     ANCESTORS, PY_THREAD_HAS_RECEIVED, PY_THREAD_IS_LOOP, PY_THREAD_TAKES_JOBS, PyContext,
-    PyObject, PyScope, PyThread, SEVERAL,
+    PyObject, PyProcess, PyScope, PyThread, SEVERAL,
 };
 
 use super::thread_state::{self, BASE, UNKNOWN};
@@ -38,7 +38,7 @@ static PY_CONTEXTS: LruHashMap<PyObject, PyContext, 32768> = LruHashMap::new();
 #[btf_map]
 static PY_SCOPES: LruHashMap<PyObject, PyScope, 16384> = LruHashMap::new();
 
-/// Contexts whose birth was not seen, by the cookie of the connection on which they answer.
+/// The scopes that answer on connections that are older than what is known, by the cookies of these.
 #[btf_map]
 static PY_ANSWERERS: LruHashMap<u64, PyObject, 8192> = LruHashMap::new();
 
@@ -64,12 +64,40 @@ pub(crate) fn thread_or_new(tgid: u32, tid: u32) -> Option<&'static mut PyThread
     thread(tgid, tid)
 }
 
+/// The address of the context that the thread at work is in, or [`UNKNOWN`] or [`BASE`]. From CPython
+/// 3.14 on threads start in a context of their own, the birth of which is not seen.
+#[inline(always)]
+fn current(process: &PyProcess, tgid: u32, tid: u32) -> u64 {
+    let current = thread_state::current(process);
+    if current == UNKNOWN || current == BASE {
+        return current;
+    }
+    match thread(tgid, tid) {
+        Some(thread) if thread.flags & PY_THREAD_TAKES_JOBS != 0 => {
+            let key = PyObject { tgid: tgid as u64, address: current };
+            // SAFETY: map memory, one word, read once.
+            match unsafe { PY_CONTEXTS.get(key) } {
+                Some(context) if PyContext::birth_was_seen(context.born_ns) => current,
+                _ => BASE,
+            }
+        }
+        _ => current,
+    }
+}
+
+/// Of a context whose birth was not seen: when it was first come across.
+#[inline(always)]
+fn late() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() | 1 }
+}
+
 /// A request is received in the context.
 #[inline(never)]
 fn receives(key: &PyObject, activity: u64, cookie: u64, established_ns: u64) {
     match PY_CONTEXTS.get_ptr_mut(*key) {
         None => {
-            let new = PyContext { activity, ..PyContext::default() };
+            let new = PyContext { born_ns: late(), activity, ..PyContext::default() };
             let _nothing_is_known_then = PY_CONTEXTS.insert(*key, new, 0);
         }
         // SAFETY: map memory; a process of Python runs one thing at a time, but for a thread that
@@ -93,7 +121,8 @@ fn receives(key: &PyObject, activity: u64, cookie: u64, established_ns: u64) {
 /// A request was received below a context that was made then.
 #[inline(always)]
 fn tell_scope(tgid: u64, born_ns: u64, activity: u64, cookie: u64, established_ns: u64) {
-    if born_ns <= established_ns {
+    // One that is older than the connection is that of a server, and serves others as well.
+    if born_ns <= established_ns || !PyContext::birth_was_seen(born_ns) {
         return;
     }
     let key = PyObject { tgid, address: born_ns };
@@ -146,7 +175,7 @@ fn activity_of(key: &PyObject) -> Option<u64> {
 pub(crate) fn work_here(id: u64, found: &mut Work) -> bool {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     let Some(process) = process(tgid) else { return false };
-    let current = thread_state::current(process);
+    let current = current(process, tgid, tid);
     if current == UNKNOWN {
         return false;
     }
@@ -196,7 +225,7 @@ pub(crate) fn received_stream(id: u64, activity: u64) {
 fn received_on(cookie: u64, established_ns: u64, id: u64, activity: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     let Some(process) = process(tgid) else { return };
-    let current = thread_state::current(process);
+    let current = current(process, tgid, tid);
     if current == UNKNOWN {
         return;
     }
@@ -212,22 +241,19 @@ fn received_on(cookie: u64, established_ns: u64, id: u64, activity: u64) {
     }
     let key = PyObject { tgid: tgid as u64, address: current };
     receives(&key, activity, cookie, established_ns);
-    // SAFETY: map memory, read once.
-    if let Some(answerer) = unsafe { PY_ANSWERERS.get(cookie) } {
-        let answerer = *answerer;
-        tell_answerer(&answerer, cookie, activity);
-    }
+    tell_answerer(cookie, activity);
 }
 
-/// The task that answers on the connection gets the next request, if it is still there and known by no
-/// more than that.
+/// Who answers on the connection gets the next request, if it answers on no other.
 #[inline(always)]
-fn tell_answerer(key: &PyObject, cookie: u64, activity: u64) {
-    if let Some(context) = PY_CONTEXTS.get_ptr_mut(*key) {
+fn tell_answerer(cookie: u64, activity: u64) {
+    // SAFETY: map memory, read once.
+    let Some(scope) = (unsafe { PY_ANSWERERS.get(cookie) }) else { return };
+    if let Some(scope) = PY_SCOPES.get_ptr_mut(*scope) {
         // SAFETY: map memory, as in `receives`.
         unsafe {
-            if (*context).born_ns == 0 && (*context).answers_on == cookie {
-                (*context).activity = activity;
+            if (*scope).cookie == cookie {
+                (*scope).activity = activity;
             }
         }
     }
@@ -236,33 +262,64 @@ fn tell_answerer(key: &PyObject, cookie: u64, activity: u64) {
 /// The thread at work answers a request on the connection.
 #[inline(never)]
 pub(crate) fn answers(connection: &Connection, id: u64) {
-    let tgid = (id >> 32) as u32;
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    // Of one that was seen to be established it is known who serves it.
+    if connection.established_ns != 0 {
+        return;
+    }
     let Some(process) = process(tgid) else { return };
-    let current = thread_state::current(process);
+    let current = current(process, tgid, tid);
     if current == UNKNOWN || current == BASE {
         return;
     }
     let key = PyObject { tgid: tgid as u64, address: current };
+    let Some(born_ns) = oldest(&key) else { return };
+    if PyContext::birth_was_seen(born_ns) {
+        return;
+    }
     let cookie = connection.cookie;
-    match PY_CONTEXTS.get_ptr_mut(key) {
+    let scope = PyObject { tgid: tgid as u64, address: born_ns };
+    match PY_SCOPES.get_ptr_mut(scope) {
         None => {
-            let new = PyContext { answers_on: cookie, ..PyContext::default() };
-            let _nothing_is_known_then = PY_CONTEXTS.insert(key, new, 0);
+            let _is_not_told_then = PY_SCOPES.insert(scope, PyScope { cookie, activity: 0 }, 0);
         }
         // SAFETY: map memory, as in `receives`.
-        Some(context) => unsafe {
-            if (*context).born_ns != 0 || (*context).answers_on == cookie {
+        Some(known) => unsafe {
+            if (*known).cookie == cookie {
                 return;
             }
-            if (*context).answers_on != 0 {
-                (*context).answers_on = SEVERAL;
-                (*context).activity = SEVERAL;
-                return;
-            }
-            (*context).answers_on = cookie;
+            (*known).cookie = SEVERAL;
+            (*known).activity = SEVERAL;
+            return;
         },
     }
-    let _is_not_told_then = PY_ANSWERERS.insert(cookie, key, 0);
+    let _is_not_told_then = PY_ANSWERERS.insert(cookie, scope, 0);
+}
+
+/// When the oldest of those was made, or come across, of which the context is a copy that is known.
+#[inline(never)]
+fn oldest(key: &PyObject) -> Option<u64> {
+    if PY_CONTEXTS.get_ptr(*key).is_none() {
+        let new = PyContext { born_ns: late(), ..PyContext::default() };
+        let _nothing_is_known_then = PY_CONTEXTS.insert(*key, new, 0);
+    }
+    // SAFETY: map memory, read once each.
+    let context = unsafe { PY_CONTEXTS.get(*key) }?;
+    let mut oldest = context.born_ns;
+    let mut place = 0;
+    while place < ANCESTORS {
+        if context.ancestors[place] != 0 {
+            oldest = context.ancestors[place];
+        }
+        place += 1;
+    }
+    Some(oldest)
+}
+
+/// A context was made that is no copy of the one at work. Its address may have been another's.
+#[inline(always)]
+pub(crate) fn made(id: u64, address: u64) {
+    let _was_never_there = PY_CONTEXTS.remove(PyObject { tgid: id >> 32, address });
 }
 
 /// A context was copied from the one at work.
@@ -275,20 +332,21 @@ pub(crate) fn born(id: u64, child: u64) {
         process.context_type = read_user(child.wrapping_add(OBJECT_TYPE));
     }
     let key = PyObject { tgid: tgid as u64, address: child };
-    let current = thread_state::current(process);
+    let current = current(process, tgid, tid);
     if current == UNKNOWN {
         let _nothing_was_known = PY_CONTEXTS.remove(key);
         return;
     }
     let mut new = PyContext {
         // SAFETY: no arguments.
-        born_ns: unsafe { bpf_ktime_get_ns() },
+        born_ns: unsafe { bpf_ktime_get_ns() & !1 },
         ..PyContext::default()
     };
     if current == BASE {
         new.activity = work_at_base(id, tgid, tid);
     } else {
         let parent = PyObject { tgid: tgid as u64, address: current };
+        let _is_known_now = oldest(&parent);
         new.activity = activity_of(&parent).unwrap_or(0);
         // SAFETY: map memory, as in `receives`.
         if let Some(parent) = unsafe { PY_CONTEXTS.get(parent) } {
@@ -335,11 +393,7 @@ pub(crate) fn enters(id: u64, address: u64) {
     thread.received = 0;
     let key = PyObject { tgid: tgid as u64, address };
     receives(&key, activity, cookie, established_ns);
-    // SAFETY: map memory, read once.
-    if let Some(answerer) = unsafe { PY_ANSWERERS.get(cookie) } {
-        let answerer = *answerer;
-        tell_answerer(&answerer, cookie, activity);
-    }
+    tell_answerer(cookie, activity);
 }
 
 /// The thread at work takes a job, that was put in a queue for the activity.

@@ -71,6 +71,8 @@ pub(crate) fn on_return(ctx: &RetProbeContext) {
     }
     if place == PyPlace::Copied as u64 {
         context::born(id, object);
+    } else if place == PyPlace::Made as u64 {
+        context::made(id, object);
     } else if place == PyPlace::Taken as u64 {
         queue::taken(id, object);
     }

@@ -98,11 +98,13 @@ pub(crate) fn current(process: &PyProcess) -> u64 {
             address as *const c_void,
         );
     }
-    // One that was not entered is the thread's own, made as it was first asked for.
-    let is_own = context.is_entered == 0;
-    if context.object_type == process.context_type {
-        return if is_own { BASE } else { address };
+    if process.context_type == 0 {
+        // Nothing is known of any.
+        return BASE;
     }
-    // Until one is made it is not known what contexts look like.
-    if is_own && process.context_type == 0 { BASE } else { UNKNOWN }
+    if context.object_type != process.context_type {
+        return UNKNOWN;
+    }
+    // One that was not entered is the thread's own, made as it was first asked for.
+    if context.is_entered == 0 { BASE } else { address }
 }

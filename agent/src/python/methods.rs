@@ -42,6 +42,12 @@ fn functions<const N: usize>(
     found.iter().all(|function| *function != 0).then_some(found)
 }
 
+/// The address that the file has at a place of a structure.
+pub(super) fn slot(elf: &mut Elf<'_>, place: u64) -> Option<u64> {
+    let relocations = elf.section(b".rela.dyn");
+    pointer(elf, relocations, place)
+}
+
 /// The address of a string of constants.
 fn string(elf: &mut Elf<'_>, text: &[u8]) -> Option<u64> {
     let section = elf.section(b".rodata")?;

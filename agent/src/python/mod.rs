@@ -3,6 +3,7 @@
 
 mod methods;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 
@@ -34,6 +35,11 @@ const LAYOUTS: [(u32, Layout); 8] = [
 
 /// Copies the context at work; each task and each callback gets its own from it.
 const COPY: &[u8] = b"PyContext_CopyCurrent";
+/// Make contexts that are no copies of the one at work, and the type by which Python does.
+const NEW: [&[u8]; 2] = [b"PyContext_New", b"PyContext_Copy"];
+const TYPE: &[u8] = b"PyContext_Type";
+/// `PyTypeObject.tp_new`, in bytes (Include/cpython/object.h).
+const TYPE_NEW: u64 = 312;
 /// Enters a context, by modules that are compiled.
 const ENTER: &[u8] = b"PyContext_Enter";
 /// The version of the interpreter, in the form of `PY_VERSION_HEX`; from 3.11 on.
@@ -42,6 +48,8 @@ const VERSION: &[u8] = b"Py_Version";
 const SINCE_3_8: &[u8] = b"PyCode_NewWithPosOnlyArgs";
 /// What free-threaded builds of 3.13 have, whose objects look different.
 const FREE_THREADED: &[u8] = b"_Py_DecRefShared";
+/// How the module is initialised that has the tasks of asyncio.
+const ASYNCIO: &[u8] = b"PyInit__asyncio";
 /// How the module is initialised that has `SimpleQueue`, whether it is a file of its own or not.
 const QUEUE: &[u8] = b"PyInit__queue";
 
@@ -89,9 +97,11 @@ pub(crate) fn inspect(file: &File) -> Option<PyBinary> {
         binary.interpreter = Some(layout(&mut elf));
         binary.returns.push((copy, PyPlace::Copied));
         binary.returns.extend(inlined_copy(&mut elf, copy).map(|copy| (copy, PyPlace::Copied)));
+        binary.returns.extend(makers(&mut elf).into_iter().map(|maker| (maker, PyPlace::Made)));
         binary.enters = enters(&mut elf);
     } else {
-        binary.enters_contexts = elf.imports(ENTER);
+        // That of the standard library receives in the context for which it does.
+        binary.enters_contexts = elf.imports(ENTER) && elf.exported(ASYNCIO).is_none();
     }
     if elf.exported(QUEUE).is_some() {
         queue(&mut elf, &mut binary);
@@ -102,6 +112,16 @@ pub(crate) fn inspect(file: &File) -> Option<PyBinary> {
 fn code(elf: &mut Elf<'_>, name: &[u8]) -> Option<u64> {
     let address = elf.exported(name)?;
     elf.offset_of_code(address)
+}
+
+/// Where contexts are made that are no copies of the one at work.
+fn makers(elf: &mut Elf<'_>) -> BTreeSet<u64> {
+    let mut makers: BTreeSet<u64> = NEW.iter().filter_map(|name| code(elf, name)).collect();
+    let new = elf.exported_object(TYPE).and_then(|address| methods::slot(elf, address + TYPE_NEW));
+    let copy = methods::find(elf, [&b"run"[..], b"copy", b"items", b"keys"]);
+    let functions = new.into_iter().chain(copy.map(|[_, copy, ..]| copy));
+    makers.extend(functions.filter_map(|address| elf.offset_of_code(address)));
+    makers
 }
 
 /// Where contexts are entered: by modules that are compiled, and by `Context.run`.

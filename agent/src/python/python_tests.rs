@@ -24,6 +24,7 @@ fn an_interpreter_is_known_by_its_version() {
     assert_eq!(binary.interpreter, Some(Ok(known.1)));
     let places = |place| binary.returns.iter().filter(|one| one.1 == place).count();
     assert_eq!(places(PyPlace::Copied), 1);
+    assert!((3..=4).contains(&places(PyPlace::Made)), "Context(), its method copy, and two for C");
     assert_eq!(binary.enters.len(), 2, "PyContext_Enter and Context.run");
 }
 

@@ -50,7 +50,14 @@ impl<'a> Mapped<'a> {
 
     /// Opens the file as the process has it, if its name still means that.
     pub(crate) fn open(&self, pid: u32) -> Option<(File, Identity)> {
-        let file = File::open(format!("/proc/{pid}/root{}", self.path)).ok()?;
+        // The path is the one that the process has if it is in a mount namespace of its own, and the
+        // agent's if it has only changed its root.
+        let in_process = self.open_at(&format!("/proc/{pid}/root{}", self.path));
+        in_process.or_else(|| self.open_at(self.path))
+    }
+
+    fn open_at(&self, path: &str) -> Option<(File, Identity)> {
+        let file = File::open(path).ok()?;
         let metadata = file.metadata().ok()?;
         if metadata.ino() != self.number.1 || !metadata.is_file() {
             return None;
