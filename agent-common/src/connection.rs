@@ -58,7 +58,9 @@ pub struct Exchange {
 pub struct Connection {
     /// The socket's cookie; 0 while the state is not set up.
     pub cookie: u64,
-    /// The activity whose request is being, or was last, answered; 0 for none.
+    /// On a client: the activity whose request is being, or was last, answered; 0 for none. On a
+    /// server: when the connection was established, see [`Connection::established_ns`]. (The state
+    /// has no more room: a socket's storage goes to the next power of two.)
     pub reply_activity: u64,
     /// The cgroup of the process that last used the socket; 0 if not known.
     pub cgroup_id: u64,
@@ -93,8 +95,6 @@ pub struct Connection {
     pub awaited_for: u64,
     /// The kernel's address of the socket, for reads of its fields; never leaves the kernel.
     pub sock: u64,
-    /// When it was established, `CLOCK_MONOTONIC` ns; 0 if that was not seen.
-    pub established_ns: u64,
     /// The direction that carries requests.
     pub requests: Stream,
     /// The direction that carries responses.
@@ -104,6 +104,12 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// When the connection was established, of a server, `CLOCK_MONOTONIC` ns; 0 if that was not seen.
+    #[inline(always)]
+    pub fn established_ns(&self) -> u64 {
+        if self.role == crate::outcome::Role::Server as u8 { self.reply_activity } else { 0 }
+    }
+
     /// Where in `exchanges` a request in flight is. A connection that was idle starts over
     /// at the first place, so that one that never pipelines stays in few cache lines.
     #[inline(always)]

@@ -40,12 +40,19 @@ pub struct PyContext {
     pub born_ns: u64,
     /// The activity; 0 for none, [`SEVERAL`] if it is one of several. It may be over.
     pub activity: u64,
-    /// Whether the activity is what the context was made for, and no other will follow; else the
-    /// last that was received in it.
-    pub is_made_for: u64,
+    /// How the activity came to be known: [`RECEIVED`], [`RECEIVED_BEFORE`] or [`MADE_FOR`].
+    pub known_by: u64,
     /// When those were made of which it is a copy, the nearest first; 0 for none.
     pub ancestors: [u64; ANCESTORS],
 }
+
+/// [`PyContext::known_by`]: it was received last in the context.
+pub const RECEIVED: u64 = 0;
+/// [`PyContext::known_by`]: it was received just before the context was entered, or in it, and the
+/// context is at work for it until it is entered again.
+pub const RECEIVED_BEFORE: u64 = 1;
+/// [`PyContext::known_by`]: the context was made for it, and no other will follow.
+pub const MADE_FOR: u64 = 2;
 
 impl PyContext {
     /// Whether a context with that time was seen to be made.

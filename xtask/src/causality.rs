@@ -74,6 +74,7 @@ fn runtimes() -> Vec<Need> {
             "python3-aiohttp",
             "python3-fastapi",
             "python3-uvicorn",
+            "python3-uvloop",
             "python3-httpx",
             "python3-gevent",
             "ruby-rack",

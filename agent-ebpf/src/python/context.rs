@@ -7,8 +7,9 @@
 //!   it that was made for that connection: after it was established, and no other is received below
 //!   that. What is received on the connection is for all of those that descend from it, unless they
 //!   were made for a request themselves.
-//! - Of a connection that is older than all that is known, that task is taken for the one which serves it
-//!   that is as old, and of which those that answer on it descend, if they do so on no other.
+//! - Where no such ancestor is known, since the loop receives in no context of its own or all of that is
+//!   older than what is known, the task is known by its answers: those who answer on the connection descend
+//!   from it, it is younger than that or as old, and nothing below it answers on another.
 
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -16,8 +17,8 @@ use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::{Connection, TASK_MULTIPLEXES};
 use tracewire_common::outcome::Correlation;
 use tracewire_common::python::{
-    ANCESTORS, PY_THREAD_HAS_RECEIVED, PY_THREAD_IS_LOOP, PY_THREAD_TAKES_JOBS, PyContext,
-    PyObject, PyProcess, PyScope, PyThread, SEVERAL,
+    ANCESTORS, MADE_FOR, PY_THREAD_HAS_RECEIVED, PY_THREAD_IS_LOOP, PY_THREAD_TAKES_JOBS,
+    PyContext, PyObject, PyProcess, PyScope, PyThread, RECEIVED, RECEIVED_BEFORE, SEVERAL,
 };
 
 use super::thread_state::{self, BASE, UNKNOWN};
@@ -32,7 +33,7 @@ const OBJECT_TYPE: u64 = 8;
 
 /// Contexts, by address. That is used again, and what is here is set anew as one is made.
 #[btf_map]
-static PY_CONTEXTS: LruHashMap<PyObject, PyContext, 32768> = LruHashMap::new();
+static PY_CONTEXTS: LruHashMap<PyObject, PyContext, 16384> = LruHashMap::new();
 
 /// Contexts that were made for connections, by the time at which they were made.
 #[btf_map]
@@ -40,7 +41,7 @@ static PY_SCOPES: LruHashMap<PyObject, PyScope, 16384> = LruHashMap::new();
 
 /// The scopes that answer on connections that are older than what is known, by the cookies of these.
 #[btf_map]
-static PY_ANSWERERS: LruHashMap<u64, PyObject, 8192> = LruHashMap::new();
+static PY_ANSWERERS: LruHashMap<u64, PyObject, 4096> = LruHashMap::new();
 
 /// The threads of processes of Python, by their id.
 #[btf_map]
@@ -94,17 +95,17 @@ fn late() -> u64 {
 
 /// A request is received in the context.
 #[inline(never)]
-fn receives(key: &PyObject, activity: u64, cookie: u64, established_ns: u64) {
+fn receives(key: &PyObject, activity: u64, cookie: u64, established_ns: u64, known_by: u64) {
     match PY_CONTEXTS.get_ptr_mut(*key) {
         None => {
-            let new = PyContext { born_ns: late(), activity, ..PyContext::default() };
+            let new = PyContext { born_ns: late(), activity, known_by, ..PyContext::default() };
             let _nothing_is_known_then = PY_CONTEXTS.insert(*key, new, 0);
         }
         // SAFETY: map memory; a process of Python runs one thing at a time, but for a thread that
         // is in a system call, and only what is for itself is written here.
         Some(context) => unsafe {
             (*context).activity = activity;
-            (*context).is_made_for = 0;
+            (*context).known_by = known_by;
             if established_ns != 0 {
                 tell_scope(key.tgid, (*context).born_ns, activity, cookie, established_ns);
                 let mut place = 0;
@@ -148,7 +149,7 @@ fn activity_of(key: &PyObject) -> Option<u64> {
     // SAFETY: map memory, read once each.
     let context = unsafe { PY_CONTEXTS.get(*key) }?;
     let activity = context.activity;
-    if context.is_made_for != 0 || activities::is_going_on(activity) {
+    if context.known_by == MADE_FOR || activities::is_going_on(activity) {
         return Some(activity);
     }
     let mut place = 0;
@@ -211,7 +212,7 @@ pub(crate) fn work_on(connection: &Connection, task: u64, found: &mut Work) -> b
 /// The thread at work received bytes of a request on a connection of its own.
 #[inline(always)]
 pub(crate) fn received(connection: &Connection, id: u64, activity: u64) {
-    received_on(connection.cookie, connection.established_ns, id, activity);
+    received_on(connection.cookie, connection.established_ns(), id, activity);
 }
 
 /// The thread at work received bytes of a request that is one stream of a connection: what else
@@ -240,7 +241,11 @@ fn received_on(cookie: u64, established_ns: u64, id: u64, activity: u64) {
         return;
     }
     let key = PyObject { tgid: tgid as u64, address: current };
-    receives(&key, activity, cookie, established_ns);
+    let known_by = match thread(tgid, tid) {
+        Some(thread) if thread.flags & PY_THREAD_IS_LOOP != 0 => RECEIVED_BEFORE,
+        _ => RECEIVED,
+    };
+    receives(&key, activity, cookie, established_ns, known_by);
     tell_answerer(cookie, activity);
 }
 
@@ -259,22 +264,20 @@ fn tell_answerer(cookie: u64, activity: u64) {
     }
 }
 
-/// The thread at work answers a request on the connection.
+/// The thread at work answers a request on the connection: who serves that is what it descends from,
+/// and that was made for the connection, or is as old.
 #[inline(never)]
 pub(crate) fn answers(connection: &Connection, id: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
-    // Of one that was seen to be established it is known who serves it.
-    if connection.established_ns != 0 {
-        return;
-    }
     let Some(process) = process(tgid) else { return };
     let current = current(process, tgid, tid);
     if current == UNKNOWN || current == BASE {
         return;
     }
     let key = PyObject { tgid: tgid as u64, address: current };
-    let Some(born_ns) = oldest(&key) else { return };
-    if PyContext::birth_was_seen(born_ns) {
+    come_across(&key);
+    let born_ns = oldest_of(&key, connection.established_ns());
+    if born_ns == 0 {
         return;
     }
     let cookie = connection.cookie;
@@ -285,35 +288,44 @@ pub(crate) fn answers(connection: &Connection, id: u64) {
         }
         // SAFETY: map memory, as in `receives`.
         Some(known) => unsafe {
-            if (*known).cookie == cookie {
-                return;
+            if (*known).cookie != cookie {
+                (*known).cookie = SEVERAL;
+                (*known).activity = SEVERAL;
             }
-            (*known).cookie = SEVERAL;
-            (*known).activity = SEVERAL;
             return;
         },
     }
     let _is_not_told_then = PY_ANSWERERS.insert(cookie, scope, 0);
 }
 
-/// When the oldest of those was made, or come across, of which the context is a copy that is known.
-#[inline(never)]
-fn oldest(key: &PyObject) -> Option<u64> {
+/// Of a context whose birth was not seen, it is known from now on which it is.
+#[inline(always)]
+fn come_across(key: &PyObject) {
     if PY_CONTEXTS.get_ptr(*key).is_none() {
         let new = PyContext { born_ns: late(), ..PyContext::default() };
         let _nothing_is_known_then = PY_CONTEXTS.insert(*key, new, 0);
     }
+}
+
+/// When the oldest of those was made of which the context is a copy, and that is younger than the
+/// connection; of one that is older than what is known, that is as old. 0 if there is none.
+#[inline(never)]
+fn oldest_of(key: &PyObject, established_ns: u64) -> u64 {
     // SAFETY: map memory, read once each.
-    let context = unsafe { PY_CONTEXTS.get(*key) }?;
-    let mut oldest = context.born_ns;
+    let Some(context) = (unsafe { PY_CONTEXTS.get(*key) }) else { return 0 };
+    let mut oldest = 0;
+    let mut born_ns = context.born_ns;
     let mut place = 0;
     while place < ANCESTORS {
-        if context.ancestors[place] != 0 {
-            oldest = context.ancestors[place];
+        let is_younger = PyContext::birth_was_seen(born_ns) && born_ns > established_ns;
+        let is_late = born_ns != 0 && !PyContext::birth_was_seen(born_ns);
+        if if established_ns != 0 { is_younger } else { is_late } {
+            oldest = born_ns;
         }
+        born_ns = context.ancestors[place];
         place += 1;
     }
-    Some(oldest)
+    oldest
 }
 
 /// A context was made that is no copy of the one at work. Its address may have been another's.
@@ -346,7 +358,7 @@ pub(crate) fn born(id: u64, child: u64) {
         new.activity = work_at_base(id, tgid, tid);
     } else {
         let parent = PyObject { tgid: tgid as u64, address: current };
-        let _is_known_now = oldest(&parent);
+        come_across(&parent);
         new.activity = activity_of(&parent).unwrap_or(0);
         // SAFETY: map memory, as in `receives`.
         if let Some(parent) = unsafe { PY_CONTEXTS.get(parent) } {
@@ -358,7 +370,7 @@ pub(crate) fn born(id: u64, child: u64) {
             }
         }
     }
-    new.is_made_for = (new.activity != 0) as u64;
+    new.known_by = if new.activity != 0 { MADE_FOR } else { RECEIVED };
     let _nothing_is_known_then = PY_CONTEXTS.insert(key, new, 0);
 }
 
@@ -383,7 +395,16 @@ fn work_at_base(id: u64, tgid: u32, tid: u32) -> u64 {
 #[inline(always)]
 pub(crate) fn enters(id: u64, address: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
-    let Some(thread) = thread(tgid, tid) else { return };
+    let key = PyObject { tgid: tgid as u64, address };
+    if let Some(context) = PY_CONTEXTS.get_ptr_mut(key) {
+        // SAFETY: map memory, as in `receives`.
+        unsafe {
+            if (*context).known_by == RECEIVED_BEFORE {
+                (*context).activity = 0;
+            }
+        }
+    }
+    let Some(thread) = thread_or_new(tgid, tid) else { return };
     let (activity, cookie, established_ns) =
         (thread.received, thread.cookie, thread.established_ns);
     thread.flags |= PY_THREAD_IS_LOOP;
@@ -391,8 +412,7 @@ pub(crate) fn enters(id: u64, address: u64) {
         return;
     }
     thread.received = 0;
-    let key = PyObject { tgid: tgid as u64, address };
-    receives(&key, activity, cookie, established_ns);
+    receives(&key, activity, cookie, established_ns, RECEIVED_BEFORE);
     tell_answerer(cookie, activity);
 }
 

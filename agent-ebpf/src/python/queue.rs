@@ -10,7 +10,7 @@ use crate::task::work::{self, Work};
 
 /// For what jobs were put in queues that nobody has taken yet, by the address of the object.
 #[btf_map]
-static PY_JOBS: LruHashMap<PyObject, u64, 16384> = LruHashMap::new();
+static PY_JOBS: LruHashMap<PyObject, u64, 8192> = LruHashMap::new();
 
 /// `put` was entered; its first argument is the first of an array, of which there may be none: who
 /// says its name says all by name.

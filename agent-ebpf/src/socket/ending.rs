@@ -34,7 +34,9 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
     {
         flags = exchange.flags;
         span_id = exchange.span_id;
-        connection.reply_activity = exchange.activity;
+        if connection.role == Role::Client as u8 {
+            connection.reply_activity = exchange.activity;
+        }
         if status >= 200 || status == 101 {
             exchange.response_ns = stream.started_ns;
         }

@@ -78,7 +78,7 @@ fn on_established(ops: *mut bpf_sock_ops, role: Role) {
             connection.requests = Stream::at_start(HeadKind::Request, snd_nxt);
             connection.responses = Stream::at_start(HeadKind::Response, rcv_nxt);
         } else {
-            connection.established_ns = bpf_ktime_get_ns();
+            connection.reply_activity = bpf_ktime_get_ns();
             connection.requests = Stream::at_start(HeadKind::Request, rcv_nxt);
             connection.responses = Stream::at_start(HeadKind::Response, snd_nxt);
         }

@@ -26,6 +26,10 @@ pub(crate) struct Peers {
     ///
     /// [`Connection::awaited_for`]: tracewire_common::connection::Connection::awaited_for
     pub(crate) opener: u64,
+    /// [`Connection::established_ns`].
+    ///
+    /// [`Connection::established_ns`]: tracewire_common::connection::Connection::established_ns
+    pub(crate) established_ns: u64,
     pub(crate) local_addr: [u8; 16],
     pub(crate) remote_addr: [u8; 16],
     pub(crate) local_port: u16,
@@ -223,6 +227,9 @@ pub(crate) unsafe fn bind(key: &SessionKey, session: *mut Session, peers: &Peers
             // Not where the other end may count from: it would find another request's context.
             (*session).written = bpf_get_prandom_u32();
             (*session).read = bpf_get_prandom_u32();
+        }
+        if peers.role == Role::Server as u8 {
+            connection.reply_activity = peers.established_ns;
         }
         // The first request is sent when the handshake is over: in between a task does other things.
         if peers.opener >= UNKNOWN_UNCOUNTED {

@@ -29,6 +29,7 @@ pub(crate) fn received(connection: &mut Connection, tgid: u32, tid: u32) -> bool
     let peers = Peers {
         cookie: connection.cookie,
         opener: connection.awaited_for,
+        established_ns: connection.established_ns(),
         local_addr: connection.local_addr,
         remote_addr: connection.remote_addr,
         local_port: connection.local_port,

@@ -152,6 +152,7 @@ uvicorn.run(
     host="127.0.0.1",
     port=int(os.environ["PORT"]),
     log_level="warning",
+    loop=os.environ.get("LOOP", "asyncio"),
     access_log=False,
     timeout_keep_alive=60,
 )

@@ -28,12 +28,13 @@ fn floors(runtime: Runtime) -> [u8; load::PATTERNS.len() + 1] {
         //                          one  seq  par timer back retry store mixed
         Runtime::Nginx          => [100,   0,   0,   0,   0,   0,   0,   0],
         Runtime::PhpFpm         => [  0,   0,   0,   0,   0,   0,   0,   0],
-        Runtime::PythonThreads  => [100, 100,   0, 100,   0, 100,  99,  50],
-        Runtime::Gunicorn       => [100, 100,   0, 100,   0, 100,  99,  50],
+        Runtime::PythonThreads  => [100, 100,  99, 100,   0, 100,  99,  85],
+        Runtime::Gunicorn       => [100, 100,  99, 100,   0, 100,  99,  85],
         Runtime::Gevent         => [  0,   0,   0,   0,   0,   0,   0,   0],
-        Runtime::Aiohttp        => [  0,   0,   0,   0,   0,   0,   0,   0],
-        Runtime::FastapiAsync   => [  0,   0,   0,   0,   0,   0,   0,   0],
-        Runtime::FastapiDef     => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::Aiohttp        => [ 99,  99,  99,  99,   0,  99,  99,  85],
+        Runtime::FastapiAsync   => [ 99,  99,  99,  99,   0,  99,  99,  85],
+        Runtime::FastapiUvloop  => [ 99,  99,  99,  99,   0,  99,  99,  85],
+        Runtime::FastapiDef     => [ 99,  99,  99,  99,   0,  99,  99,  85],
         // An event loop has to earn trust again after the quiet time, and for more than one call
         // at once longer than the short form lasts: there were jobs in it.
         Runtime::NodeHttp       => [ 50,  90,   0,   0,   0,  70,  40,   0],
@@ -43,7 +44,7 @@ fn floors(runtime: Runtime) -> [u8; load::PATTERNS.len() + 1] {
         Runtime::Go             => [ 99,  99,  99,  99,   0,  99,  99,  80],
         Runtime::Axum           => [  0,   0,   0,   0,   0,   0,   0,   0],
         Runtime::AxumSpawned    => [  0,   0,   0,   0,   0,   0,   0,   0],
-        Runtime::PythonExecutor => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::PythonExecutor => [ 99,  99,  99,  99,   0,  99,  99,  85],
         Runtime::JavaPool       => [  0,   0,   0,   0,   0,   0,   0,   0],
         Runtime::Java           => [  0,   0,   0,   0,   0,   0,   0,   0],
         // Its reactor thread reads the first request of a connection that was idle.

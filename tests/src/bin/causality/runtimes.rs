@@ -31,6 +31,8 @@ pub(crate) enum Runtime {
     Aiohttp,
     /// FastAPI on uvicorn, with async endpoints and httpx.
     FastapiAsync,
+    /// The same on uvloop.
+    FastapiUvloop,
     /// FastAPI on uvicorn, with endpoints in its thread pool.
     FastapiDef,
     /// Node's http.
@@ -66,6 +68,7 @@ impl fmt::Display for Runtime {
             Self::Gevent => "gevent, requests",
             Self::Aiohttp => "aiohttp",
             Self::FastapiAsync => "FastAPI async, httpx",
+            Self::FastapiUvloop => "FastAPI async on uvloop, httpx",
             Self::FastapiDef => "FastAPI def, httpx",
             Self::NodeHttp => "Node http",
             Self::NodeExpress => "Node Express, http",
@@ -207,6 +210,11 @@ impl Runtime {
             Self::Gevent => python("gevent_service.py"),
             Self::Aiohttp => python("aiohttp_service.py"),
             Self::FastapiAsync => python("fastapi_service.py"),
+            Self::FastapiUvloop => {
+                let mut command = python("fastapi_service.py");
+                command.env("LOOP", "uvloop");
+                command
+            }
             Self::FastapiDef => {
                 let mut command = python("fastapi_service.py");
                 command.env("ENDPOINTS", "def");
