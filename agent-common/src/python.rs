@@ -6,7 +6,7 @@
 #[repr(C)]
 pub struct PyProcess {
     /// Where a thread keeps the address of its `PyThreadState`, as a distance in bytes from its fs
-    /// base; 0 until the kernel half has found it.
+    /// base; 0 until the kernel half has found it, [`NO_SLOT`] if it is none of the places that are known.
     pub state_slot: u64,
     /// The address of `PyContext_Type`; 0 until the kernel half has seen a context made.
     pub context_type: u64,
@@ -14,9 +14,18 @@ pub struct PyProcess {
     pub off_thread_id: u32,
     /// Offset of `PyThreadState.context`, in bytes.
     pub off_context: u32,
-    /// Contexts that were seen to be made.
-    pub births: u64,
+    /// Runs of the probes.
+    pub runs: u64,
+    /// When the first context was seen to be made, `CLOCK_MONOTONIC` ns; 0 if none was.
+    pub first_ns: u64,
+    /// How often the slot was looked for in vain.
+    pub attempts: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
+
+/// [`PyProcess::state_slot`]: not found, and not looked for any more.
+pub const NO_SLOT: u64 = u64::MAX;
 
 /// Something of one process, by its address there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +110,8 @@ pub const PY_THREAD_TAKES_JOBS: u32 = 1;
 pub const PY_THREAD_IS_LOOP: u32 = 2;
 /// [`PyThread::job`] is a request that the thread received itself.
 pub const PY_THREAD_HAS_RECEIVED: u32 = 4;
+/// The thread is seen to enter contexts.
+pub const PY_THREAD_ENTERS: u32 = 8;
 
 /// At which function a probe is: its cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -68,6 +68,7 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
     let scope = Scope::claim(config.cgroup.as_deref())?;
     let losses = privileges::losses();
     let (mut kernel, mut records) = Kernel::start(scope, &config.kernel)?;
+    give_back_memory();
     // From here on there are threads, which inherit what is left.
     let kept = privileges::drop_unneeded(kernel.needs_capability())?;
     for loss in losses {
@@ -185,5 +186,15 @@ impl Stop {
                 _ = self.report.recv() => requests.report.store(true, Ordering::Relaxed),
             }
         }
+    }
+}
+
+/// Gives the system what loading took, some tens of MiB: the C library keeps what is free between
+/// things that stay.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers; what is in use is left alone.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

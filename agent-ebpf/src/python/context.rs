@@ -17,8 +17,9 @@ use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::{Connection, TASK_MULTIPLEXES};
 use tracewire_common::outcome::Correlation;
 use tracewire_common::python::{
-    ANCESTORS, MADE_FOR, PY_THREAD_HAS_RECEIVED, PY_THREAD_IS_LOOP, PY_THREAD_TAKES_JOBS,
-    PyContext, PyObject, PyProcess, PyScope, PyThread, RECEIVED, RECEIVED_BEFORE, SEVERAL,
+    ANCESTORS, MADE_FOR, PY_THREAD_ENTERS, PY_THREAD_HAS_RECEIVED, PY_THREAD_IS_LOOP,
+    PY_THREAD_TAKES_JOBS, PyContext, PyObject, PyProcess, PyScope, PyThread, RECEIVED,
+    RECEIVED_BEFORE, SEVERAL,
 };
 
 use super::thread_state::{self, BASE, UNKNOWN};
@@ -27,6 +28,9 @@ use crate::activities;
 use crate::golang::goroutine::read_user;
 use crate::state;
 use crate::task::work::{self, Work};
+
+/// When a connection was established, if no context is younger for it.
+const NOT_SEEN: u64 = u64::MAX;
 
 /// `PyObject.ob_type`.
 const OBJECT_TYPE: u64 = 8;
@@ -104,9 +108,19 @@ fn receives(key: &PyObject, activity: u64, cookie: u64, established_ns: u64, kno
         // SAFETY: map memory; a process of Python runs one thing at a time, but for a thread that
         // is in a system call, and only what is for itself is written here.
         Some(context) => unsafe {
+            let before = (*context).activity;
+            let is_another = before != activity && activities::is_going_on(before);
+            if known_by == RECEIVED
+                && (*context).known_by == RECEIVED
+                && (is_another || before == SEVERAL)
+            {
+                // It serves several connections, in an order that is its own.
+                (*context).activity = SEVERAL;
+                return;
+            }
             (*context).activity = activity;
             (*context).known_by = known_by;
-            if established_ns != 0 {
+            if established_ns != 0 && cookie != 0 {
                 tell_scope(key.tgid, (*context).born_ns, activity, cookie, established_ns);
                 let mut place = 0;
                 while place < ANCESTORS {
@@ -122,25 +136,34 @@ fn receives(key: &PyObject, activity: u64, cookie: u64, established_ns: u64, kno
 /// A request was received below a context that was made then.
 #[inline(always)]
 fn tell_scope(tgid: u64, born_ns: u64, activity: u64, cookie: u64, established_ns: u64) {
-    // One that is older than the connection is that of a server, and serves others as well.
-    if born_ns <= established_ns || !PyContext::birth_was_seen(born_ns) {
+    if born_ns == 0 {
         return;
     }
     let key = PyObject { tgid, address: born_ns };
     match PY_SCOPES.get_ptr_mut(key) {
         // SAFETY: map memory, as above.
         Some(scope) => unsafe {
-            if (*scope).cookie == cookie {
-                (*scope).activity = activity;
-            } else {
+            if (*scope).cookie != cookie {
                 (*scope).cookie = SEVERAL;
                 (*scope).activity = SEVERAL;
+            } else if born_ns > established_ns {
+                (*scope).activity = activity;
             }
         },
-        None => {
+        // One that is older than the connection is that of a server, and serves others as well.
+        None if born_ns > established_ns && PyContext::birth_was_seen(born_ns) => {
             let _nothing_is_known_then = PY_SCOPES.insert(key, PyScope { cookie, activity }, 0);
         }
+        None => {}
     }
+}
+
+/// A connection that is older than the first context of its process waited until somebody was there
+/// to accept it: all contexts are younger, also those that serve others. [`NOT_SEEN`] then.
+#[inline(always)]
+fn seen_to_be_established(process: &PyProcess, established_ns: u64) -> u64 {
+    let is_seen = process.first_ns != 0 && established_ns > process.first_ns;
+    if established_ns == 0 || is_seen { established_ns } else { NOT_SEEN }
 }
 
 /// For what the context is, or was last, at work; 0 for nothing, `None` if nothing is known of it.
@@ -158,9 +181,8 @@ fn activity_of(key: &PyObject) -> Option<u64> {
         if born_ns != 0 {
             let scope = PyObject { tgid: key.tgid, address: born_ns };
             // SAFETY: as above.
-            if let Some(scope) = unsafe { PY_SCOPES.get(scope) }
-                && scope.activity != SEVERAL
-            {
+            if let Some(scope) = unsafe { PY_SCOPES.get(scope) } {
+                // What is above one that serves several serves no fewer.
                 return Some(scope.activity);
             }
         }
@@ -219,7 +241,7 @@ pub(crate) fn received(connection: &Connection, id: u64, activity: u64) {
 /// serves that is not for this request. It is [`SEVERAL`] if there are.
 #[inline(always)]
 pub(crate) fn received_stream(id: u64, activity: u64) {
-    received_on(0, 0, id, activity);
+    received_on(0, NOT_SEEN, id, activity);
 }
 
 #[inline(never)]
@@ -232,17 +254,27 @@ fn received_on(cookie: u64, established_ns: u64, id: u64, activity: u64) {
     }
     if current == BASE {
         let Some(thread) = thread_or_new(tgid, tid) else { return };
+        let is_second = thread.flags & PY_THREAD_HAS_RECEIVED != 0
+            && thread.job != activity
+            && activities::is_going_on(thread.job);
+        if is_second {
+            // It serves several at once, and what it takes out of queues is not its job.
+            thread.flags = (thread.flags | PY_THREAD_IS_LOOP) & !PY_THREAD_TAKES_JOBS;
+        }
         thread.received = activity;
         thread.cookie = cookie;
-        thread.established_ns = established_ns;
+        thread.established_ns = seen_to_be_established(process, established_ns);
         // Of one that takes jobs, this is the newer one.
         thread.job = activity;
         thread.flags |= PY_THREAD_HAS_RECEIVED;
         return;
     }
     let key = PyObject { tgid: tgid as u64, address: current };
+    let established_ns = seen_to_be_established(process, established_ns);
     let known_by = match thread(tgid, tid) {
-        Some(thread) if thread.flags & PY_THREAD_IS_LOOP != 0 => RECEIVED_BEFORE,
+        Some(thread) if thread.flags & PY_THREAD_ENTERS != 0 => RECEIVED_BEFORE,
+        // One stream of several.
+        _ if cookie == 0 => RECEIVED_BEFORE,
         _ => RECEIVED,
     };
     receives(&key, activity, cookie, established_ns, known_by);
@@ -276,25 +308,17 @@ pub(crate) fn answers(connection: &Connection, id: u64) {
     }
     let key = PyObject { tgid: tgid as u64, address: current };
     come_across(&key);
-    let born_ns = oldest_of(&key, connection.established_ns());
+    let established_ns = seen_to_be_established(process, connection.established_ns());
+    let born_ns = oldest_of(&key, established_ns, connection.cookie);
     if born_ns == 0 {
         return;
     }
     let cookie = connection.cookie;
     let scope = PyObject { tgid: tgid as u64, address: born_ns };
-    match PY_SCOPES.get_ptr_mut(scope) {
-        None => {
-            let _is_not_told_then = PY_SCOPES.insert(scope, PyScope { cookie, activity: 0 }, 0);
-        }
-        // SAFETY: map memory, as in `receives`.
-        Some(known) => unsafe {
-            if (*known).cookie != cookie {
-                (*known).cookie = SEVERAL;
-                (*known).activity = SEVERAL;
-            }
-            return;
-        },
+    if PY_SCOPES.get_ptr(scope).is_some() {
+        return;
     }
+    let _is_not_told_then = PY_SCOPES.insert(scope, PyScope { cookie, activity: 0 }, 0);
     let _is_not_told_then = PY_ANSWERERS.insert(cookie, scope, 0);
 }
 
@@ -309,8 +333,9 @@ fn come_across(key: &PyObject) {
 
 /// When the oldest of those was made of which the context is a copy, and that is younger than the
 /// connection; of one that is older than what is known, that is as old. 0 if there is none.
+/// Those that serve others as well are told so.
 #[inline(never)]
-fn oldest_of(key: &PyObject, established_ns: u64) -> u64 {
+fn oldest_of(key: &PyObject, established_ns: u64, cookie: u64) -> u64 {
     // SAFETY: map memory, read once each.
     let Some(context) = (unsafe { PY_CONTEXTS.get(*key) }) else { return 0 };
     let mut oldest = 0;
@@ -321,6 +346,16 @@ fn oldest_of(key: &PyObject, established_ns: u64) -> u64 {
         let is_late = born_ns != 0 && !PyContext::birth_was_seen(born_ns);
         if if established_ns != 0 { is_younger } else { is_late } {
             oldest = born_ns;
+        }
+        let scope = PyObject { tgid: key.tgid, address: born_ns };
+        if let Some(scope) = PY_SCOPES.get_ptr_mut(scope) {
+            // SAFETY: map memory, as in `receives`.
+            unsafe {
+                if (*scope).cookie != cookie {
+                    (*scope).cookie = SEVERAL;
+                    (*scope).activity = SEVERAL;
+                }
+            }
         }
         born_ns = context.ancestors[place];
         place += 1;
@@ -339,7 +374,6 @@ pub(crate) fn made(id: u64, address: u64) {
 pub(crate) fn born(id: u64, child: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     let Some(process) = process_of_python(tgid) else { return };
-    process.births = process.births.wrapping_add(1);
     if process.context_type == 0 {
         process.context_type = read_user(child.wrapping_add(OBJECT_TYPE));
     }
@@ -370,8 +404,14 @@ pub(crate) fn born(id: u64, child: u64) {
             }
         }
     }
+    if process.first_ns == 0 {
+        process.first_ns = new.born_ns;
+    }
     new.known_by = if new.activity != 0 { MADE_FOR } else { RECEIVED };
-    let _nothing_is_known_then = PY_CONTEXTS.insert(key, new, 0);
+    if PY_CONTEXTS.insert(key, new, 0).is_err() {
+        // Nothing rather than what had the address before.
+        let _was_never_there = PY_CONTEXTS.remove(key);
+    }
 }
 
 /// For what a thread that is in no context makes one.
@@ -407,10 +447,11 @@ pub(crate) fn enters(id: u64, address: u64) {
     let Some(thread) = thread_or_new(tgid, tid) else { return };
     let (activity, cookie, established_ns) =
         (thread.received, thread.cookie, thread.established_ns);
-    thread.flags |= PY_THREAD_IS_LOOP;
+    thread.flags |= PY_THREAD_ENTERS;
     if activity == 0 {
         return;
     }
+    thread.flags = (thread.flags | PY_THREAD_IS_LOOP) & !PY_THREAD_TAKES_JOBS;
     thread.received = 0;
     receives(&key, activity, cookie, established_ns, RECEIVED_BEFORE);
     tell_answerer(cookie, activity);
@@ -419,8 +460,36 @@ pub(crate) fn enters(id: u64, address: u64) {
 /// The thread at work takes a job, that was put in a queue for the activity.
 #[inline(always)]
 pub(crate) fn takes_job(tgid: u32, tid: u32, activity: u64) {
+    if state::task(tid).is_some_and(|task| task.flags & TASK_MULTIPLEXES != 0) {
+        return;
+    }
     if let Some(thread) = thread_or_new(tgid, tid) {
+        let has_received = thread.flags & PY_THREAD_HAS_RECEIVED != 0;
+        if thread.flags & PY_THREAD_IS_LOOP != 0
+            || (has_received && activities::is_going_on(thread.job))
+        {
+            // It has something else to do, and takes what it needs for that.
+            return;
+        }
         thread.flags = (thread.flags | PY_THREAD_TAKES_JOBS) & !PY_THREAD_HAS_RECEIVED;
         thread.job = activity;
+    }
+}
+
+/// The thread at work waits for a job.
+#[inline(always)]
+pub(crate) fn has_no_job(tgid: u32, tid: u32) {
+    if let Some(thread) = thread(tgid, tid)
+        && thread.flags & (PY_THREAD_TAKES_JOBS | PY_THREAD_HAS_RECEIVED) == PY_THREAD_TAKES_JOBS
+    {
+        thread.job = 0;
+    }
+}
+
+/// The thread has ended.
+#[inline(always)]
+pub(crate) fn forget_thread(tid: u32) {
+    if PY_THREADS.get_ptr(tid).is_some() {
+        let _was_there = PY_THREADS.remove(tid);
     }
 }

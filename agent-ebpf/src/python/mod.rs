@@ -38,6 +38,7 @@ pub(crate) fn process(tgid: u32) -> Option<&'static PyProcess> {
 pub(crate) fn process_of_python(tgid: u32) -> Option<&'static mut PyProcess> {
     // SAFETY: map memory. Two threads may find out the same; a count that is lost does no harm.
     let process = unsafe { &mut *PY_PROCESSES.get_ptr_mut(tgid)? };
+    process.runs = process.runs.wrapping_add(1);
     thread_state::find_slot(process);
     Some(process)
 }
@@ -46,6 +47,14 @@ pub(crate) fn process_of_python(tgid: u32) -> Option<&'static mut PyProcess> {
 #[inline(always)]
 pub(crate) fn forget(tgid: u32) {
     let _was_never_there = PY_PROCESSES.remove(tgid);
+}
+
+/// A thread has ended: its number may be another's next.
+#[inline(always)]
+pub(crate) fn forget_thread(tgid: u32, tid: u32) {
+    if process(tgid).is_some() {
+        context::forget_thread(tid);
+    }
 }
 
 /// A thread enters a function: [`PyPlace`] says which.
@@ -67,9 +76,10 @@ pub(crate) fn on_return(ctx: &RetProbeContext) {
     let (place, id) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), bpf_get_current_pid_tgid()) };
     let object: u64 = ctx.ret();
     if object == 0 {
-        return;
-    }
-    if place == PyPlace::Copied as u64 {
+        if place == PyPlace::Taken as u64 {
+            queue::found_empty(id);
+        }
+    } else if place == PyPlace::Copied as u64 {
         context::born(id, object);
     } else if place == PyPlace::Made as u64 {
         context::made(id, object);

@@ -22,7 +22,7 @@ pub(crate) fn put(id: u64, arguments: u64, count: u64) {
         return;
     }
     let job = PyObject { tgid: tgid as u64, address: read_user(arguments) };
-    if job.address == 0 {
+    if !is_job(job.address) {
         return;
     }
     let mut found = Work::NONE;
@@ -40,7 +40,7 @@ pub(crate) fn put(id: u64, arguments: u64, count: u64) {
 #[inline(always)]
 pub(crate) fn taken(id: u64, object: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
-    if process_of_python(tgid).is_none() {
+    if process_of_python(tgid).is_none() || !is_job(object) {
         return;
     }
     let job = PyObject { tgid: tgid as u64, address: object };
@@ -53,4 +53,30 @@ pub(crate) fn taken(id: u64, object: u64) {
         let _was_there = PY_JOBS.remove(job);
     }
     context::takes_job(tgid, tid, activity);
+}
+
+/// `get` has returned without an object: who waits for jobs has none.
+#[inline(always)]
+pub(crate) fn found_empty(id: u64) {
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    if process_of_python(tgid).is_some() {
+        context::has_no_job(tgid, tid);
+    }
+}
+
+/// Whether the object is one of what pools of threads put in their queues: queues serve for other
+/// things as well, as connections that nobody uses.
+#[inline(always)]
+fn is_job(object: u64) -> bool {
+    /// `PyObject.ob_type`, `PyTypeObject.tp_name`.
+    const OBJECT_TYPE: u64 = 8;
+    const TYPE_NAME: u64 = 24;
+    if object == 0 {
+        return false;
+    }
+    let name = read_user(read_user(object.wrapping_add(OBJECT_TYPE)).wrapping_add(TYPE_NAME));
+    let (first, rest) = (read_user(name), read_user(name.wrapping_add(8)));
+    // concurrent.futures.thread, and multiprocessing.pool.
+    (first == u64::from_le_bytes(*b"_WorkIte") && rest & 0xffff == u64::from(b'm'))
+        || first & 0xffff_ffff_ffff == u64::from_le_bytes(*b"tuple\0\0\0")
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user};
-use tracewire_common::python::PyProcess;
+use tracewire_common::python::{NO_SLOT, PyProcess};
 
 use crate::golang::goroutine::read_user;
 use crate::state::config;
@@ -18,6 +18,9 @@ pub(crate) const BASE: u64 = 1;
 /// for long, on x86-64. What is found there is believed only if it knows the thread.
 const SPECIFIC: u64 = 0x2f0;
 const SPECIFIC_WORDS: u64 = 72;
+
+/// After so many the slot is not looked for any more: it is no C library that is known.
+const MOST_ATTEMPTS: u32 = 64;
 
 /// `PyContext`, from CPython 3.7 on (Include/internal/pycore_context.h).
 #[repr(C)]
@@ -61,12 +64,17 @@ pub(crate) fn find_slot(process: &mut PyProcess) {
         }
         word += 1;
     }
+    // A thread that is none of Python's may have come here, but not always.
+    process.attempts = process.attempts.saturating_add(1);
+    if process.attempts >= MOST_ATTEMPTS {
+        process.state_slot = NO_SLOT;
+    }
 }
 
 /// The address of the context that the thread at work is in, or [`UNKNOWN`] or [`BASE`].
 #[inline(never)]
 pub(crate) fn current(process: &PyProcess) -> u64 {
-    if process.state_slot == 0 {
+    if process.state_slot == 0 || process.state_slot == NO_SLOT {
         return UNKNOWN;
     }
     let base = fs_base();

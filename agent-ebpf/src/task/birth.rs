@@ -9,7 +9,7 @@ use tracewire_common::records::{KIND_PROCESS_EXIT, KIND_PROCESS_FORK, ProcessEve
 use crate::activities;
 use crate::emit;
 use crate::golang::goroutine;
-use crate::python::context;
+use crate::python::{self, context};
 use crate::state::{self, config, forget_process, forget_task, inherit_verdict};
 use crate::task::exec::is_in_scope;
 use crate::task::work::Work;
@@ -44,7 +44,10 @@ pub(crate) fn on_fork(child: *const c_void) {
         // Threads of Go are the scheduler's, and nobody's.
         Some(_) if child_tgid == parent_tgid => 0,
         Some(process) => goroutine::received_by(process, parent_tgid),
-        None if context::work_here(parent, &mut known) => known.activity,
+        // A process outlives the request within which it was made, as one of a pool.
+        None if child_tgid == parent_tgid && context::work_here(parent, &mut known) => {
+            known.activity
+        }
         None if state::task(parent_tid).is_some() => work::of(parent, 0).activity,
         None => 0,
     };
@@ -67,6 +70,7 @@ pub(crate) fn on_exit() {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     work::ended(tgid, tid);
     forget_task(tid);
+    python::forget_thread(tgid, tid);
     tls::calls::forget(tid);
     if tgid != tid {
         return;

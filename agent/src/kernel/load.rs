@@ -296,6 +296,9 @@ impl Kernel {
             goroutines.started(pid);
         }
         self.forget_libraries(pid);
+        if let Some(python) = &mut self.python {
+            python.started(pid);
+        }
         self.look_at(Looks::first(pid));
     }
 
@@ -304,7 +307,11 @@ impl Kernel {
         if self.tls.as_ref().is_some_and(|tls| tls.is_probed(parent))
             || self.python.as_ref().is_some_and(|python| python.is_probed(parent))
         {
-            self.look_at(Looks::first(pid));
+            if let Some(python) = &mut self.python {
+                python.started(pid);
+            }
+            // A little later: most run another program at once, and until then may share memory.
+            self.looks.done(Looks::first(pid));
         }
     }
 
@@ -402,7 +409,7 @@ impl Kernel {
             tls.count_calls();
         }
         if let Some(python) = &mut self.python {
-            python.count_births();
+            python.count_runs();
         }
     }
 

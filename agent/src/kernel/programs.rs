@@ -8,7 +8,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::enrolment::{self, Readability};
 use super::goroutines;
-use super::requirements::release;
+use super::requirements::is_at_least;
 use super::scope::Scope;
 use super::stats;
 use super::tls;
@@ -146,9 +146,7 @@ fn yes_or_no(answer: bool) -> &'static u32 {
 /// return and offsets in bpf_msg_pop_data" and others, November 2024), and whether a stable
 /// kernel has that cannot be told without risking bytes.
 fn pop_data_is_right() -> bool {
-    let release = release();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) >= (6, 13))
+    is_at_least((6, 13))
 }
 
 /// Tries to load every program, one by one, attaches none to anything of the machine's,

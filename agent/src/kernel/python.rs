@@ -10,12 +10,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
-use tracewire_common::python::{PyPlace, PyProcess};
+use tracewire_common::python::{NO_SLOT, PyPlace, PyProcess};
 
 use super::inspected::{Found, Inspected};
 use super::load::Shared;
+use super::requirements::is_at_least;
 use super::seccomp;
+use super::tls::raise_open_files;
 use super::uprobes::{Closer, Maps, Place, Uprobe};
+use crate::clock::monotonic_ns;
 use crate::python::{self, Layout, PyBinary};
 use crate::tls::mapped::{FileNumber, Mapped};
 
@@ -23,9 +26,9 @@ use crate::tls::mapped::{FileNumber, Mapped};
 pub(super) const ENTRY: &str = "note_python_entry";
 pub(super) const RETURN: &str = "note_python_return";
 
-/// Contexts that are copied in a second from which a process is left alone. At this rate the probe takes
+/// Runs of the probes in a second from which a process is left alone. At this rate the probe takes
 /// some percent of a processor, or in a virtual machine, where traps are dear, a tenth of one.
-const MOST_BIRTHS: u64 = 30_000;
+const MOST_RUNS: u64 = 60_000;
 
 /// The processes of Python in scope.
 pub(super) struct PythonProcesses {
@@ -35,8 +38,10 @@ pub(super) struct PythonProcesses {
     count: Array<MapData, u32>,
     inspected: Inspected<PyBinary>,
     running: StdHashMap<u32, Process>,
+    /// Processes that were seen to start.
+    young: HashSet<u32>,
     closer: Closer,
-    /// When births were last counted.
+    /// When runs were last counted.
     counted: Instant,
 }
 
@@ -60,16 +65,22 @@ struct Process {
     enters: Option<(File, Vec<Place>)>,
     /// Whether that is.
     has_loop: bool,
-    /// Births that were counted.
-    births: u64,
+    /// Runs of the probes that were counted.
+    runs: u64,
+    /// Whether it came to them too often, or for nothing.
+    is_left_alone: bool,
 }
 
 impl Programs {
     /// Loads them; `None`, and a warning, where the kernel has no such probes.
     pub(super) fn load(maps: &Maps, object: &[u8], queues: bool) -> Option<Self> {
+        raise_open_files();
         let load =
             |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
         let programs = load(RETURN).and_then(|back| {
+            if !is_at_least((6, 10)) {
+                bail!("Linux before 6.10 shows to such probes only the first thread of a process");
+            }
             if !seccomp::is_safe_from(&back).context("it cannot be tried whether probes harm processes")? {
                 bail!("this kernel ends processes that filter their system calls when the end of a function is probed: it has to be updated (6.11 to 6.13 are concerned)");
             }
@@ -122,6 +133,7 @@ impl PythonProcesses {
             count: Array::try_from(map("PY_COUNT")?)?,
             inspected: Inspected::new(),
             running: StdHashMap::new(),
+            young: HashSet::new(),
             closer: Closer::default(),
             counted: Instant::now(),
         })
@@ -137,8 +149,14 @@ impl PythonProcesses {
         self.running.get(&pid).is_some_and(|process| !process.probes.is_empty())
     }
 
+    /// A process has begun to run a program, or was made by one that does.
+    pub(super) fn started(&mut self, pid: u32) {
+        self.young.insert(pid);
+    }
+
     /// A process is gone, or runs a new program.
     pub(super) fn forget(&mut self, pid: u32) {
+        self.young.remove(&pid);
         let Some(process) = self.running.remove(&pid) else { return };
         if process.is_known {
             let _gone_already = self.processes.remove(&pid);
@@ -153,39 +171,56 @@ impl PythonProcesses {
     pub(super) fn keep_only(&mut self, now: &HashSet<u32>) {
         let gone: Vec<u32> =
             self.running.keys().filter(|pid| !now.contains(pid)).copied().collect();
+        self.young.retain(|pid| now.contains(pid));
         for pid in gone {
             self.forget(pid);
         }
         self.inspected.forget_old();
     }
 
-    /// Leaves those processes alone that copy contexts very often. To be called about once a second.
-    pub(super) fn count_births(&mut self) {
+    /// Leaves those processes alone that come to the probes very often, or for nothing. To be called
+    /// about once a second.
+    pub(super) fn count_runs(&mut self) {
         let elapsed = self.counted.elapsed();
         self.counted = Instant::now();
-        let most = MOST_BIRTHS * elapsed.as_millis().max(1) as u64 / 1000;
-        let mut busy = Vec::new();
+        let most = MOST_RUNS * elapsed.as_millis().max(1) as u64 / 1000;
+        let mut left_alone = Vec::new();
         for (&pid, process) in self.running.iter_mut().filter(|(_, one)| !one.probes.is_empty()) {
             let Ok(Shared(known)) = self.processes.get(&pid, 0) else { continue };
-            let births = known.births.wrapping_sub(process.births);
-            process.births = known.births;
-            if births > most {
+            let runs = known.runs.wrapping_sub(process.runs);
+            process.runs = known.runs;
+            if runs > most {
                 tracing::warn!(
                     pid,
-                    births,
+                    runs,
                     ms = elapsed.as_millis(),
-                    "this process of Python makes so many tasks and callbacks that seeing each would slow it down: what they send may lack parents"
+                    "this process of Python makes so many tasks, callbacks and jobs that seeing each would slow it down: what they send may lack parents"
                 );
-                busy.push((pid, std::mem::take(&mut process.probes)));
-                process.is_known = false;
+            } else if known.state_slot == NO_SLOT {
+                tracing::warn!(
+                    pid,
+                    "this process of Python has a C library that is not known (as musl), or keeps its threads' state where it is not looked for: what its tasks send may lack parents"
+                );
+            } else {
+                continue;
             }
+            left_alone.push(pid);
         }
-        for (pid, probes) in busy {
-            // The kernel half first: what it knows of contexts is old when it misses one.
-            let _gone_already = self.processes.remove(&pid);
-            self.closer.close(probes);
-            self.tell_count();
+        for pid in left_alone {
+            self.leave_alone(pid);
         }
+    }
+
+    fn leave_alone(&mut self, pid: u32) {
+        let Some(process) = self.running.get_mut(&pid) else { return };
+        process.is_left_alone = true;
+        process.is_known = false;
+        process.enters = None;
+        let probes = std::mem::take(&mut process.probes);
+        // The kernel half first: what it knows of contexts is old when it misses one.
+        let _gone_already = self.processes.remove(&pid);
+        self.closer.close(probes);
+        self.tell_count();
     }
 
     /// Probes what the process has mapped of Python and was not seen in it yet.
@@ -199,13 +234,23 @@ impl PythonProcesses {
 
     fn look_into(&mut self, pid: u32, mapped: &Mapped<'_>) {
         let number = mapped.number;
-        if self.running.get(&pid).is_some_and(|process| process.files.contains(&number)) {
+        let is_done = |process: &Process| process.is_left_alone || process.files.contains(&number);
+        if self.running.get(&pid).is_some_and(is_done) {
             return;
         }
         let Some(found) = self.inspected.look_into(pid, mapped, python::inspect) else { return };
         let Found { file, what: binary, is_new } = found;
         let path = mapped.path;
         self.running.entry(pid).or_default().files.push(number);
+        if binary.switches_stacks {
+            tracing::info!(
+                path,
+                pid,
+                "this process of Python uses gevent: its greenlets are not told apart"
+            );
+            self.leave_alone(pid);
+            return;
+        }
         match &binary.interpreter {
             Some(Err(why)) => {
                 if is_new {
@@ -254,9 +299,12 @@ impl PythonProcesses {
 
     /// Tells the kernel half of an interpreter. Answers whether it knows it.
     fn tell(&mut self, pid: u32, layout: Layout) -> bool {
+        // Of one that has run for some time, what serves all connections is there.
+        let first_ns = if self.young.contains(&pid) { 0 } else { monotonic_ns() };
         let process = PyProcess {
             off_thread_id: layout.thread_id,
             off_context: layout.context,
+            first_ns,
             ..PyProcess::default()
         };
         if let Err(error) = self.processes.insert(pid, Shared(process), 0) {

@@ -30,6 +30,13 @@ pub(crate) fn release() -> String {
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
+/// Whether the kernel is of that release, major and minor, or a later one.
+pub(super) fn is_at_least(wanted: (u32, u32)) -> bool {
+    let release = release();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) >= wanted)
+}
+
 /// Looks at each, without attaching anything.
 pub(crate) fn requirements() -> Vec<Requirement> {
     if let Some(obstacle) = privileges::obstacle() {

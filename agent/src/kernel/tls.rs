@@ -284,7 +284,7 @@ impl Programs {
 }
 
 /// Lets the agent have as many files open as it may: each process takes two for its probes.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {

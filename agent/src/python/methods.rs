@@ -22,7 +22,8 @@ pub(super) fn find<const N: usize>(elf: &mut Elf<'_>, names: [&[u8]; N]) -> Opti
     tables.into_iter().find_map(|table| functions(elf, relocations, table, names))
 }
 
-/// The functions of these names, in the table that has an entry there.
+/// The functions of these names, in the table that has an entry there. It ends, either way, where an entry
+/// has no name or no function.
 fn functions<const N: usize>(
     elf: &mut Elf<'_>,
     relocations: Option<Section>,
@@ -30,12 +31,25 @@ fn functions<const N: usize>(
     names: [&[u8]; N],
 ) -> Option<[u64; N]> {
     let mut found = [0; N];
-    for step in 0..=2 * MOST {
-        let Some(entry) = (table + step * ENTRY).checked_sub(MOST * ENTRY) else { continue };
-        let Some(name) = pointer(elf, relocations, entry) else { continue };
-        for (name_wanted, function) in names.iter().zip(found.iter_mut()) {
-            if is_string(elf, name, name_wanted) {
-                *function = pointer(elf, relocations, entry + 8).unwrap_or(0);
+    let mut look_at = |entry: u64| {
+        let name = pointer(elf, relocations, entry)?;
+        let function = pointer(elf, relocations, entry.checked_add(8)?)?;
+        elf.offset_of_code(function)?;
+        for (wanted, place) in names.iter().zip(found.iter_mut()) {
+            if *place == 0 && is_string(elf, name, wanted) {
+                *place = function;
+            }
+        }
+        Some(())
+    };
+    let before = (1..=MOST).map_while(|step| table.checked_sub(step * ENTRY));
+    let after = (0..=MOST).map_while(|step| table.checked_add(step * ENTRY));
+    for entries in
+        [&mut after.into_iter() as &mut dyn Iterator<Item = u64>, &mut before.into_iter()]
+    {
+        for entry in entries {
+            if look_at(entry).is_none() {
+                break;
             }
         }
     }

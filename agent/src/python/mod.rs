@@ -50,6 +50,8 @@ const SINCE_3_8: &[u8] = b"PyCode_NewWithPosOnlyArgs";
 const FREE_THREADED: &[u8] = b"_Py_DecRefShared";
 /// How the module is initialised that has the tasks of asyncio.
 const ASYNCIO: &[u8] = b"PyInit__asyncio";
+/// How the module of gevent is initialised that has its greenlets.
+const GEVENT: &[u8] = b"PyInit__gevent_cgreenlet";
 /// How the module is initialised that has `SimpleQueue`, whether it is a file of its own or not.
 const QUEUE: &[u8] = b"PyInit__queue";
 
@@ -64,6 +66,9 @@ pub(crate) struct PyBinary {
     pub(crate) returns: Vec<(u64, PyPlace)>,
     /// Functions by which contexts are entered; none if these are not all that there are.
     pub(crate) enters: Vec<u64>,
+    /// Whether it is a module that exchanges parts of stacks wherever something waits (gevent): what returns
+    /// then is not what was called.
+    pub(crate) switches_stacks: bool,
     /// Whether it is a module that enters contexts itself, as one that has an event loop of its own.
     pub(crate) enters_contexts: bool,
 }
@@ -75,6 +80,8 @@ pub(crate) enum Unknown {
     Version(String),
     /// It was built without a global interpreter lock.
     FreeThreaded,
+    /// Functions by which contexts are made are not found, or may be in the midst of others.
+    Functions,
 }
 
 impl fmt::Display for Unknown {
@@ -83,6 +90,7 @@ impl fmt::Display for Unknown {
             Self::Version(version) => {
                 write!(f, "CPython {version} is not known; 3.7 to 3.14 are")
             }
+            Self::Functions => f.write_str("it is not known where it makes contexts"),
             Self::FreeThreaded => f.write_str("free-threaded builds of CPython are not known"),
         }
     }
@@ -92,16 +100,12 @@ impl fmt::Display for Unknown {
 pub(crate) fn inspect(file: &File) -> Option<PyBinary> {
     let mut elf = Elf::open(Window::new(file))?;
     let mut binary = PyBinary::default();
-    let copy = code(&mut elf, COPY);
-    if let Some(copy) = copy {
-        binary.interpreter = Some(layout(&mut elf));
-        binary.returns.push((copy, PyPlace::Copied));
-        binary.returns.extend(inlined_copy(&mut elf, copy).map(|copy| (copy, PyPlace::Copied)));
-        binary.returns.extend(makers(&mut elf).into_iter().map(|maker| (maker, PyPlace::Made)));
-        binary.enters = enters(&mut elf);
+    if let Some(copy) = code(&mut elf, COPY) {
+        interpreter(&mut elf, copy, &mut binary);
     } else {
         // That of the standard library receives in the context for which it does.
         binary.enters_contexts = elf.imports(ENTER) && elf.exported(ASYNCIO).is_none();
+        binary.switches_stacks = elf.exported(GEVENT).is_some();
     }
     if elf.exported(QUEUE).is_some() {
         queue(&mut elf, &mut binary);
@@ -109,19 +113,35 @@ pub(crate) fn inspect(file: &File) -> Option<PyBinary> {
     (binary != PyBinary::default()).then_some(binary)
 }
 
+fn interpreter(elf: &mut Elf<'_>, copy: u64, binary: &mut PyBinary) {
+    let layout = layout(elf).and_then(|layout| {
+        // In one file the compiler may have put what copies contexts into what makes tasks.
+        let is_apart = elf.exported(ASYNCIO).is_none();
+        let makers = makers(elf).filter(|_| is_apart).ok_or(Unknown::Functions)?;
+        binary.returns.push((copy, PyPlace::Copied));
+        binary.returns.extend(inlined_copy(elf, copy).map(|copy| (copy, PyPlace::Copied)));
+        binary.returns.extend(makers.into_iter().map(|maker| (maker, PyPlace::Made)));
+        binary.enters = enters(elf);
+        Ok(layout)
+    });
+    binary.interpreter = Some(layout);
+}
+
 fn code(elf: &mut Elf<'_>, name: &[u8]) -> Option<u64> {
     let address = elf.exported(name)?;
     elf.offset_of_code(address)
 }
 
-/// Where contexts are made that are no copies of the one at work.
-fn makers(elf: &mut Elf<'_>) -> BTreeSet<u64> {
+/// Where contexts are made that are no copies of the one at work; `None` if not all of that is found.
+fn makers(elf: &mut Elf<'_>) -> Option<BTreeSet<u64>> {
+    let new =
+        elf.exported_object(TYPE).and_then(|address| methods::slot(elf, address + TYPE_NEW))?;
+    let [_, copy, ..] = methods::find(elf, [&b"run"[..], b"copy", b"items", b"keys"])?;
     let mut makers: BTreeSet<u64> = NEW.iter().filter_map(|name| code(elf, name)).collect();
-    let new = elf.exported_object(TYPE).and_then(|address| methods::slot(elf, address + TYPE_NEW));
-    let copy = methods::find(elf, [&b"run"[..], b"copy", b"items", b"keys"]);
-    let functions = new.into_iter().chain(copy.map(|[_, copy, ..]| copy));
-    makers.extend(functions.filter_map(|address| elf.offset_of_code(address)));
-    makers
+    for function in [new, copy] {
+        makers.insert(elf.offset_of_code(function)?);
+    }
+    Some(makers)
 }
 
 /// Where contexts are entered: by modules that are compiled, and by `Context.run`.
