@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tracewire_tests::otlp::{Kind, Span};
+use tracewire_tests::parents::parents;
 use tracewire_tests::script::Load;
 use tracewire_tests::services::{Service, loops};
 use tracewire_tests::world::World;
@@ -17,28 +18,6 @@ fn ask(world: &World, service: &Service, kind: &str, at_once: usize, requests: u
         limit_ms: 60_000,
     });
     assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", service.output());
-}
-
-/// Of the calls that belong to requests of a kind: those with the right parent, with none, and
-/// with a wrong one. What no request asks for has a wrong one or none.
-fn parents(spans: &[Span], kind: &str) -> (usize, usize, usize) {
-    let prefix = format!("/{kind}/");
-    let requests: HashMap<&str, &Span> = (spans.iter())
-        .filter(|span| span.kind == Kind::Server)
-        .filter_map(|span| Some((span.path().strip_prefix(&prefix)?, span)))
-        .collect();
-    let (mut right, mut none, mut wrong) = (0, 0, 0);
-    let calls = spans.iter().filter(|span| span.kind == Kind::Client);
-    for (call, number) in
-        calls.filter_map(|span| Some((span, span.path().strip_prefix(&prefix)?.split_once('/')?.0)))
-    {
-        match requests.get(number) {
-            _ if call.parent.is_empty() => none += 1,
-            Some(request) if request.span_id == call.parent => right += 1,
-            _ => wrong += 1,
-        }
-    }
-    (right, none, wrong)
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub mod http2;
 pub mod kernel_programs;
 pub mod netns;
 pub mod otlp;
+pub mod parents;
 pub mod peer;
 pub mod probes;
 pub mod process;

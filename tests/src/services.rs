@@ -199,6 +199,19 @@ pub fn loops(world: &World, threads: usize, jobs: usize) -> Service {
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
+/// The service `handing.py`: threads, or with `is_loop` the tasks of an event loop.
+///
+/// # Panics
+///
+/// If Python is missing or does not start.
+pub fn handing(world: &World, is_loop: bool) -> Service {
+    let mut command = interpreter("handing.py");
+    if is_loop {
+        command.env("LOOP", "1");
+    }
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
 /// The Node service `leaf.js`: answers by itself.
 ///
 /// # Panics

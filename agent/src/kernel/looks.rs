@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 /// When after its start a process is looked at: the loader maps libraries within the first
 /// milliseconds, interpreters load theirs when they come to it, and nothing tells when.
-const LOOKS: [Duration; 7] = [
+const LOOKS: [Duration; 9] = [
     Duration::ZERO,
     Duration::from_millis(3),
     Duration::from_millis(10),
     Duration::from_millis(40),
     Duration::from_millis(150),
+    Duration::from_millis(300),
     Duration::from_millis(600),
+    Duration::from_millis(1200),
     Duration::from_millis(3000),
 ];
 

@@ -1,0 +1,96 @@
+//! What is handed on in Python, between threads and between tasks, leads to the right request, or to none.
+
+use std::time::{Duration, Instant};
+
+use tracewire_tests::parents::parents;
+use tracewire_tests::probes::bytes_changed;
+use tracewire_tests::process::patient;
+use tracewire_tests::script::Load;
+use tracewire_tests::services::{Service, handing};
+use tracewire_tests::world::{World, is_control};
+
+const REQUESTS: usize = 800;
+
+fn ask(world: &World, service: &Service, kind: &str) {
+    let report = world.load(Load {
+        to: ([127, 0, 0, 1], service.port).into(),
+        path: format!("/{kind}"),
+        threads: 16,
+        requests: REQUESTS,
+        limit_ms: 60_000,
+    });
+    assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", service.output());
+}
+
+/// The file with that word in its path from which the service runs code.
+fn mapped(service: &Service, word: &str) -> String {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", service.id())).expect("it runs");
+    let runs = maps.lines().filter(|line| line.contains(" r-xp "));
+    let path = runs.filter_map(|line| line.find('/').map(|at| line[at..].to_owned()));
+    path.into_iter().find(|path| path.contains(word)).expect("the service has loaded it")
+}
+
+/// Waits until the agent has looked at the service: it does so now and then.
+fn await_probes(service: &Service) {
+    let deadline = Instant::now() + patient(Duration::from_secs(15));
+    for word in ["bin/python", "_queue."] {
+        let file = mapped(service, word);
+        while !is_control() && bytes_changed(service.id(), &file) == 0 {
+            assert!(Instant::now() < deadline, "{file} is not probed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Asks for a kind of request, each of which makes so many calls; none may have a wrong parent, and but one
+/// in a hundred the right one.
+fn nearly_all_are_right(mut world: World, is_loop: bool, kind: &str, calls: usize) {
+    let service = handing(&world, is_loop);
+    await_probes(&service);
+    ask(&world, &service, kind);
+    if let Some(outcome) = world.stop_agent() {
+        let (right, none, wrong) = parents(&outcome.spans, kind);
+        assert_eq!(wrong, 0, "{right} right, {none} without");
+        assert!(right >= REQUESTS * calls * 99 / 100, "{right} right, {none} without");
+    }
+}
+
+#[test]
+fn a_resource_that_is_kept_in_a_queue_is_no_job() {
+    nearly_all_are_right(World::traced(), false, "resource", 1);
+}
+
+#[test]
+fn a_thread_that_waits_for_a_job_in_vain_works_on_none() {
+    nearly_all_are_right(World::traced(), false, "poll", 1);
+}
+
+#[test]
+fn the_task_of_a_connection_works_on_what_a_callback_receives_for_it() {
+    nearly_all_are_right(World::traced(), true, "task", 2);
+}
+
+#[test]
+fn tasks_that_are_older_than_the_agent_are_known_by_their_answers() {
+    let mut world = World::new();
+    let service = handing(&world, true);
+    world.start_agent(&[]);
+    await_probes(&service);
+    ask(&world, &service, "task");
+    if let Some(outcome) = world.stop_agent() {
+        let (right, none, wrong) = parents(&outcome.spans, "task");
+        assert_eq!(wrong, 0, "{right} right, {none} without");
+        assert!(right >= REQUESTS * 2 * 98 / 100, "{right} right, {none} without");
+    }
+}
+
+#[test]
+fn without_the_rule_no_interpreter_is_probed() {
+    if is_control() {
+        return;
+    }
+    let world = World::traced_with(&["--without-rule", "python-context"]);
+    let service = handing(&world, true);
+    ask(&world, &service, "task");
+    assert_eq!(bytes_changed(service.id(), &mapped(&service, "bin/python")), 0);
+}
