@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tracewire_tests::agent::command;
 use tracewire_tests::parents::parents;
 use tracewire_tests::probes::bytes_changed;
-use tracewire_tests::process::patient;
+use tracewire_tests::process::{Process, patient};
 use tracewire_tests::script::Load;
 use tracewire_tests::services::{Service, handing};
 use tracewire_tests::world::{World, is_control};
@@ -82,6 +83,21 @@ fn tasks_that_are_older_than_the_agent_are_known_by_their_answers() {
         assert_eq!(wrong, 0, "{right} right, {none} without");
         assert!(right >= REQUESTS * 2 * 98 / 100, "{right} right, {none} without");
     }
+}
+
+#[test]
+fn check_says_what_is_known_of_an_interpreter() {
+    if is_control() {
+        return;
+    }
+    let world = World::traced();
+    let service = handing(&world, true);
+    await_probes(&service);
+    let said = Process::start(command(&["check", "--pid", &service.id().to_string()])).succeed();
+    let wanted = "a Python whose tasks can be told apart";
+    let line = said.lines().find(|line| line.contains(wanted)).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.starts_with("ok ") && line.ends_with("all are probed now"), "{line}");
+    assert!(said.contains("queues by which threads of Python get jobs, 3 places"), "{said}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use super::line;
 use crate::golang;
+use crate::python;
 use crate::resolve::procfs::ProcFs;
 use crate::tls::mapped::{self, Mapped};
 use crate::tls::{self, TlsLibrary};
@@ -38,6 +39,7 @@ pub(crate) fn check(pid: u32) -> bool {
             continue;
         };
         say_goroutines(piece.path, &file);
+        say_python(pid, piece.path, &file, &pieces);
         match tls::inspect(&file) {
             Some(Ok(library)) => {
                 can_be_read = true;
@@ -79,22 +81,50 @@ fn say_goroutines(path: &str, file: &File) {
     }
 }
 
+/// Says whether tasks and jobs can be told apart, if the file is of CPython.
+fn say_python(pid: u32, path: &str, file: &File, pieces: &[Mapped<'_>]) {
+    let Some(binary) = python::inspect(file) else { return };
+    let what = match &binary.interpreter {
+        Some(Err(why)) => {
+            return line(&format!("off     {path}: tasks of Python cannot be told apart: {why}"));
+        }
+        Some(Ok(_)) => "a Python whose tasks can be told apart",
+        None if binary.switches_stacks => {
+            return line(&format!(
+                "off     {path}: gevent: what Python sends in this process is looked at by its threads"
+            ));
+        }
+        None if binary.enters_contexts => "an event loop for Python",
+        None => "queues by which threads of Python get jobs",
+    };
+    let places = binary.entries.iter().chain(&binary.returns).map(|(place, _)| *place).collect();
+    let state = state_of(pid, path, places, pieces);
+    line(&format!("ok      {path}: {what}{state}"));
+}
+
 fn say_library(pid: u32, path: &str, library: &TlsLibrary, pieces: &[Mapped<'_>]) {
-    let mut places: Vec<u64> = [&library.entries, &library.returns, &library.ends]
+    let places = [&library.entries, &library.returns, &library.ends]
         .into_iter()
         .flatten()
         .map(|(place, _)| *place)
         .collect();
+    let state = state_of(pid, path, places, pieces);
+    line(&format!("ok      {path}: {}{state}", library.kind));
+}
+
+/// How many places there are to probe, and how many of them are probed.
+fn state_of(pid: u32, path: &str, mut places: Vec<u64>, pieces: &[Mapped<'_>]) -> String {
     places.sort_unstable();
     places.dedup();
     let wanted = places.len();
     let state = match probed(pid, path, &places, pieces) {
+        _ if wanted == 0 => return String::new(),
         Some(0) => "none is probed now".to_owned(),
         Some(probed) if probed == wanted => "all are probed now".to_owned(),
         Some(probed) => format!("{probed} are probed now"),
         None => "whether they are probed now cannot be seen (CAP_SYS_PTRACE)".to_owned(),
     };
-    line(&format!("ok      {path}: {}, {wanted} places to probe, {state}", library.kind));
+    format!(", {wanted} places to probe, {state}")
 }
 
 /// How many of these places in the file have a probe, as the process runs it.
