@@ -14,20 +14,20 @@
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
-use tracewire_common::connection::{Connection, TASK_MULTIPLEXES};
+use tracewire_common::connection::Connection;
 use tracewire_common::outcome::Correlation;
 use tracewire_common::python::{
     ANCESTORS, MADE_FOR, PY_THREAD_ENTERS, PY_THREAD_HAS_RECEIVED, PY_THREAD_IS_LOOP,
-    PY_THREAD_TAKES_JOBS, PyContext, PyObject, PyProcess, PyScope, PyThread, RECEIVED,
-    RECEIVED_BEFORE, SEVERAL,
+    PY_THREAD_TAKES_JOBS, PyContext, PyObject, PyProcess, PyScope, RECEIVED, RECEIVED_BEFORE,
+    SEVERAL,
 };
 
 use super::thread_state::{self, BASE, UNKNOWN};
+use super::threads::{thread, thread_or_new, work_at_base};
 use super::{process, process_of_python};
 use crate::activities;
 use crate::golang::goroutine::read_user;
-use crate::state;
-use crate::task::work::{self, Work};
+use crate::task::work::Work;
 
 /// When a connection was established, if no context is younger for it.
 const NOT_SEEN: u64 = u64::MAX;
@@ -46,28 +46,6 @@ static PY_SCOPES: LruHashMap<PyObject, PyScope, 16384> = LruHashMap::new();
 /// The scopes that answer on connections that are older than what is known, by the cookies of these.
 #[btf_map]
 static PY_ANSWERERS: LruHashMap<u64, PyObject, 4096> = LruHashMap::new();
-
-/// The threads of processes of Python, by their id.
-#[btf_map]
-static PY_THREADS: LruHashMap<u32, PyThread, 8192> = LruHashMap::new();
-
-/// What a thread does that is in no context, if that is known.
-#[inline(always)]
-pub(crate) fn thread(tgid: u32, tid: u32) -> Option<&'static mut PyThread> {
-    // SAFETY: map memory, written to by the thread itself.
-    let thread = unsafe { &mut *PY_THREADS.get_ptr_mut(tid)? };
-    (thread.tgid == tgid).then_some(thread)
-}
-
-/// As [`thread`], and from now on it is known.
-#[inline(always)]
-pub(crate) fn thread_or_new(tgid: u32, tid: u32) -> Option<&'static mut PyThread> {
-    if thread(tgid, tid).is_none() {
-        let new = PyThread { tgid, ..PyThread::default() };
-        let _nothing_is_known_then = PY_THREADS.insert(tid, new, 0);
-    }
-    thread(tgid, tid)
-}
 
 /// The address of the context that the thread at work is in, or [`UNKNOWN`] or [`BASE`]. From CPython
 /// 3.14 on threads start in a context of their own, the birth of which is not seen.
@@ -414,23 +392,6 @@ pub(crate) fn born(id: u64, child: u64) {
     }
 }
 
-/// For what a thread that is in no context makes one.
-#[inline(always)]
-fn work_at_base(id: u64, tgid: u32, tid: u32) -> u64 {
-    if let Some(thread) = thread(tgid, tid) {
-        if thread.flags & PY_THREAD_TAKES_JOBS != 0 {
-            return thread.job;
-        }
-        if thread.flags & PY_THREAD_IS_LOOP != 0 {
-            return 0;
-        }
-    }
-    match state::task(tid) {
-        Some(task) if task.flags & TASK_MULTIPLEXES == 0 => work::of(id, 0).activity,
-        _ => 0,
-    }
-}
-
 /// The thread at work enters a context. uvloop receives before it does so.
 #[inline(always)]
 pub(crate) fn enters(id: u64, address: u64) {
@@ -455,41 +416,4 @@ pub(crate) fn enters(id: u64, address: u64) {
     thread.received = 0;
     receives(&key, activity, cookie, established_ns, RECEIVED_BEFORE);
     tell_answerer(cookie, activity);
-}
-
-/// The thread at work takes a job, that was put in a queue for the activity.
-#[inline(always)]
-pub(crate) fn takes_job(tgid: u32, tid: u32, activity: u64) {
-    if state::task(tid).is_some_and(|task| task.flags & TASK_MULTIPLEXES != 0) {
-        return;
-    }
-    if let Some(thread) = thread_or_new(tgid, tid) {
-        let has_received = thread.flags & PY_THREAD_HAS_RECEIVED != 0;
-        if thread.flags & PY_THREAD_IS_LOOP != 0
-            || (has_received && activities::is_going_on(thread.job))
-        {
-            // It has something else to do, and takes what it needs for that.
-            return;
-        }
-        thread.flags = (thread.flags | PY_THREAD_TAKES_JOBS) & !PY_THREAD_HAS_RECEIVED;
-        thread.job = activity;
-    }
-}
-
-/// The thread at work waits for a job.
-#[inline(always)]
-pub(crate) fn has_no_job(tgid: u32, tid: u32) {
-    if let Some(thread) = thread(tgid, tid)
-        && thread.flags & (PY_THREAD_TAKES_JOBS | PY_THREAD_HAS_RECEIVED) == PY_THREAD_TAKES_JOBS
-    {
-        thread.job = 0;
-    }
-}
-
-/// The thread has ended.
-#[inline(always)]
-pub(crate) fn forget_thread(tid: u32) {
-    if PY_THREADS.get_ptr(tid).is_some() {
-        let _was_there = PY_THREADS.remove(tid);
-    }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod context;
 pub(crate) mod queue;
 pub(crate) mod thread_state;
+pub(crate) mod threads;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::btf_maps::{Array, HashMap};
@@ -53,7 +54,7 @@ pub(crate) fn forget(tgid: u32) {
 #[inline(always)]
 pub(crate) fn forget_thread(tgid: u32, tid: u32) {
     if process(tgid).is_some() {
-        context::forget_thread(tid);
+        threads::forget(tid);
     }
 }
 

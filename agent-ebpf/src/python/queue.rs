@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::macros::btf_map;
 use tracewire_common::python::PyObject;
 
-use super::{context, process_of_python};
+use super::{context, process_of_python, threads};
 use crate::golang::goroutine::read_user;
 use crate::task::work::{self, Work};
 
@@ -52,7 +52,7 @@ pub(crate) fn taken(id: u64, object: u64) {
     if activity != 0 {
         let _was_there = PY_JOBS.remove(job);
     }
-    context::takes_job(tgid, tid, activity);
+    threads::takes_job(tgid, tid, activity);
 }
 
 /// `get` has returned without an object: who waits for jobs has none.
@@ -60,7 +60,7 @@ pub(crate) fn taken(id: u64, object: u64) {
 pub(crate) fn found_empty(id: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     if process_of_python(tgid).is_some() {
-        context::has_no_job(tgid, tid);
+        threads::has_no_job(tgid, tid);
     }
 }
 
