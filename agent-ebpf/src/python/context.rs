@@ -43,7 +43,7 @@ static PY_CONTEXTS: LruHashMap<PyObject, PyContext, 16384> = LruHashMap::new();
 #[btf_map]
 static PY_SCOPES: LruHashMap<PyObject, PyScope, 16384> = LruHashMap::new();
 
-/// The scopes that answer on connections that are older than what is known, by the cookies of these.
+/// The scopes that are known by their answers, by the cookies of the connections on which they answer.
 #[btf_map]
 static PY_ANSWERERS: LruHashMap<u64, PyObject, 4096> = LruHashMap::new();
 
@@ -170,8 +170,8 @@ fn activity_of(key: &PyObject) -> Option<u64> {
     Some(activity)
 }
 
-/// For what the thread at work is there, if it can be told by its process being one of Python; it
-/// may be over. `None` if not, and then only how threads behave can tell.
+/// For what the thread at work is there, if that can be told by its process being one of Python; it
+/// may be over. `false` if not, and then only how threads behave can tell.
 #[inline(never)]
 pub(crate) fn work_here(id: u64, found: &mut Work) -> bool {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
