@@ -25,8 +25,16 @@ pub(crate) const TARGET: &str = "bpfel-unknown-none";
 /// BTF and debug information are what BTF maps and `bpf_loop` callbacks are made of.
 /// The instruction set is pinned: the atomic exchange needs v3, and what the verifier
 /// makes of the programs must not change with a compiler's default.
-const RUSTFLAGS: &[&str] =
-    &["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Cdebuginfo=2", "-Ctarget-cpu=v3"];
+/// With what the linker asks of LLVM by itself (`--bpf-expand-memcpy-in-order`) each zeroed
+/// struct is a call of `memset`, which writes byte by byte: the verifier walks every byte on
+/// every path, and the CPU does on every request. Without, it is a few stores of words.
+const RUSTFLAGS: &[&str] = &[
+    "-Clinker=bpf-linker",
+    "-Clink-arg=--btf",
+    "-Clink-arg=--disable-expand-memcpy-in-order",
+    "-Cdebuginfo=2",
+    "-Ctarget-cpu=v3",
+];
 
 /// Everything that building the kernel half takes.
 pub(crate) struct Toolchain {

@@ -187,7 +187,7 @@ impl Matrix {
         };
         let (binary_limit, limit) = match self.extent {
             Extent::None => (Duration::ZERO, Duration::from_secs(600)),
-            Extent::Smoke => (Duration::from_secs(360), Duration::from_secs(900)),
+            Extent::Smoke => (Duration::from_secs(360), Duration::from_secs(1200)),
             Extent::All => (Duration::from_secs(2400), Duration::from_secs(5400)),
         };
         let generator = self.exactness.as_ref().map_or(Duration::ZERO, |(_, time)| *time);

@@ -9,6 +9,9 @@ const LF_WORD: u64 = 0x0a0a_0a0a_0a0a_0a0a;
 /// Words looked at in one step.
 const ROUNDS: u32 = 8;
 
+/// Keeps what was taken in a step what it is: more than [`ROUNDS`] words and a line feed are.
+const STEP: u32 = 127;
+
 impl Http1 {
     /// Passes over a line, eight bytes at a time.
     #[inline(always)]
@@ -18,6 +21,7 @@ impl Http1 {
         // Few words a step, for the verifier, but enough for most lines.
         let mut round = 0;
         while round < ROUNDS {
+            taken &= STEP;
             let here = at + taken;
             if here >= end {
                 break;
