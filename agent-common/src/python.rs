@@ -8,21 +8,28 @@ pub struct PyProcess {
     /// Where a thread keeps the address of its `PyThreadState`, as a distance in bytes from its fs
     /// base; 0 until the kernel half has found it, [`NO_SLOT`] if it is none of the places that are known.
     pub state_slot: u64,
-    /// The address of `PyContext_Type`; 0 until the kernel half has seen a context made.
+    /// The address of `PyContext_Type`.
     pub context_type: u64,
     /// Offset of `PyThreadState.thread_id`, in bytes: what `pthread_self` said, which is the fs base.
     pub off_thread_id: u32,
     /// Offset of `PyThreadState.context`, in bytes.
     pub off_context: u32,
-    /// Runs of the probes.
-    pub runs: u64,
+    /// What the probes cost so far: a context that is entered 1, one that is copied and a job
+    /// [`PY_COST_OF_COPY`].
+    pub cost: u64,
     /// When the first context was seen to be made, `CLOCK_MONOTONIC` ns; 0 if none was.
     pub first_ns: u64,
-    /// How often the slot was looked for in vain.
+    /// How often a thread that runs Python looked for the slot in vain.
     pub attempts: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// [`PY_PROCESS_THREADS_HAVE_CONTEXTS`], or 0.
+    pub flags: u32,
 }
+
+/// In [`PyProcess::cost`]: a context that is copied, and a job.
+pub const PY_COST_OF_COPY: u64 = 3;
+
+/// Each thread but the first starts in a context of its own, as from CPython 3.14 on.
+pub const PY_PROCESS_THREADS_HAVE_CONTEXTS: u32 = 1;
 
 /// [`PyProcess::state_slot`]: not found, and not looked for any more.
 pub const NO_SLOT: u64 = u64::MAX;

@@ -67,15 +67,24 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
 
     let scope = Scope::claim(config.cgroup.as_deref())?;
     let losses = privileges::losses();
-    let (mut kernel, mut records) = Kernel::start(scope, &config.kernel)?;
+    let (mut kernel, mut records) = Kernel::load(scope, &config.kernel)?;
     give_back_memory();
+    let executables = config.executables;
+    if executables.are_listed() {
+        for pid in kernel.scope().processes() {
+            let path = crate::reading::executable_of(pid);
+            kernel.set_verdict(pid, executables.include(path.as_deref()));
+        }
+    }
+    kernel.look_at_runtimes(crate::reading::is_excluded(&executables));
+    kernel.attach()?;
     // From here on there are threads, which inherit what is left.
     let kept = privileges::drop_unneeded(kernel.needs_capability())?;
     for loss in losses {
         tracing::warn!("{loss}");
     }
     let (sink, source) = queue(QUEUED, Arc::clone(&metrics));
-    let filter = config.executables.clone();
+    let filter = executables.clone();
     let processes = ProcessTable::new(
         ProcFs::at("/proc"),
         Host::detect(),
@@ -85,14 +94,7 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
     let mut assembler =
         Assembler::new(processes, sink, OpenLimits::default(), Arc::clone(&metrics));
 
-    let executables = config.executables;
-    if executables.are_listed() {
-        for pid in kernel.scope().processes() {
-            let path = crate::reading::executable_of(pid);
-            kernel.set_verdict(pid, executables.include(path.as_deref()));
-        }
-    }
-    // Before their traffic is looked at with threads in mind.
+    // Of those that have started since, too, and of what else can be read in them.
     crate::reading::sweep(&mut kernel, &executables);
     let requests =
         Arc::new(Requests { stop: AtomicBool::new(false), report: AtomicBool::new(false) });

@@ -308,7 +308,7 @@ pub(crate) fn sweep(kernel: &mut Kernel, executables: &Executables) {
 }
 
 /// Whether a process is left alone.
-fn is_excluded(executables: &Executables) -> impl Fn(u32) -> bool + '_ {
+pub(crate) fn is_excluded(executables: &Executables) -> impl Fn(u32) -> bool + '_ {
     |pid| executables.are_listed() && !executables.include(executable_of(pid).as_deref())
 }
 

@@ -1,5 +1,6 @@
 //! What is handed on in Python, between threads and between tasks, leads to the right request, or to none.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tracewire_tests::agent::command;
@@ -82,6 +83,34 @@ fn tasks_that_are_older_than_the_agent_are_known_by_their_answers() {
         let (right, none, wrong) = parents(&outcome.spans, "task");
         assert_eq!(wrong, 0, "{right} right, {none} without");
         assert!(right >= REQUESTS * 2 * 98 / 100, "{right} right, {none} without");
+    }
+}
+
+#[test]
+fn a_task_that_is_older_than_the_agent_does_not_work_on_what_others_receive() {
+    let mut world = World::new();
+    let service = handing(&world, true);
+    let ask = |world: &World, number: u32| {
+        let mut curl = Command::new("curl");
+        let url = format!("http://127.0.0.1:{}/held/{number}", service.port);
+        curl.args(["--silent", "--fail", "--max-time", "60", "--noproxy", "*"]).arg(url);
+        world.start(curl)
+    };
+    let first = ask(&world, 1);
+    let deadline = Instant::now() + patient(Duration::from_secs(15));
+    while !service.output().contains("held 1") {
+        assert!(Instant::now() < deadline, "{}", service.output());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    world.start_agent(&[]);
+    await_probes(&service);
+    let second = ask(&world, 2);
+    first.succeed();
+    ask(&world, 3).succeed();
+    second.succeed();
+    if let Some(outcome) = world.stop_agent() {
+        // What the first calls for came before the agent.
+        assert_eq!(parents(&outcome.spans, "held"), (2, 1, 0));
     }
 }
 

@@ -9,6 +9,7 @@ Threads:
 Tasks:
 /task/N:     a call, 5 ms later another, by the task that serves the connection. Every 3 ms a task
              that is as old as the server calls /task/job/0, for which no request asks.
+/held/N:     a call, when /held/N+1 was asked for; /held/3 makes it at once.
 
 What it calls is a process of its own.
 """
@@ -119,6 +120,8 @@ async def tasks(next_port):
             await call("/task/job/0")
             await asyncio.sleep(0.003)
 
+    released = {number: asyncio.Event() for number in range(4)}
+
     async def serve(reader, writer):
         while True:
             try:
@@ -131,9 +134,17 @@ async def tasks(next_port):
                 await call(f"/task/{parts[2]}/0")
                 await asyncio.sleep(0.005)
                 await call(f"/task/{parts[2]}/1")
+            elif parts[1] == "held":
+                number = int(parts[2])
+                print(f"held {number}", flush=True)
+                released[number - 1].set()
+                if number < 3:
+                    await released[number].wait()
+                await call(f"/held/{number}/0")
             writer.write(answer(path))
             await writer.drain()
 
+    await asyncio.gather(*(call("/task/job/0") for _ in range(4)))
     running = asyncio.ensure_future(job())
     server = await asyncio.start_server(serve, "127.0.0.1", PORT, backlog=512)
     async with server:

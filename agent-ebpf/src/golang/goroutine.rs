@@ -75,18 +75,24 @@ pub(crate) fn read_user(at: u64) -> u64 {
     value
 }
 
-/// The `runtime.g` that the thread at work runs; 0 if that is not known.
+/// The fs base of the thread at work; 0 if that is not known. What the kernel keeps is what it was last
+/// told, by `arch_prctl` or `clone`, which is how Go and C libraries set it.
 #[inline(always)]
-pub(crate) fn running(process: &GoProcess) -> u64 {
+pub(crate) fn fs_base() -> u64 {
     let Some(config) = config() else { return 0 };
-    if process.off_goid == 0 || config.go.task_fsbase == 0 {
+    if config.go.task_fsbase == 0 {
         return 0;
     }
     // SAFETY: no arguments.
     let task = unsafe { bpf_get_current_task() } as *const c_void;
-    // What the kernel keeps is what it was last told, by `arch_prctl` or `clone`, which is how
-    // Go and C libraries set it.
-    read_user(read_u64(task, config.go.task_fsbase).wrapping_add(process.g_slot))
+    read_u64(task, config.go.task_fsbase)
+}
+
+/// The `runtime.g` that the thread at work runs; 0 if that is not known.
+#[inline(always)]
+pub(crate) fn running(process: &GoProcess) -> u64 {
+    let base = if process.off_goid == 0 { 0 } else { fs_base() };
+    if base == 0 { 0 } else { read_user(base.wrapping_add(process.g_slot)) }
 }
 
 /// The number of a goroutine; 0 for none, as where the thread is on a stack of the scheduler's.

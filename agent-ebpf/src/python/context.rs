@@ -17,23 +17,19 @@ use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::Connection;
 use tracewire_common::outcome::Correlation;
 use tracewire_common::python::{
-    ANCESTORS, MADE_FOR, PY_THREAD_ENTERS, PY_THREAD_HAS_RECEIVED, PY_THREAD_IS_LOOP,
-    PY_THREAD_TAKES_JOBS, PyContext, PyObject, PyProcess, PyScope, RECEIVED, RECEIVED_BEFORE,
-    SEVERAL,
+    ANCESTORS, MADE_FOR, PY_COST_OF_COPY, PY_PROCESS_THREADS_HAVE_CONTEXTS, PY_THREAD_ENTERS,
+    PY_THREAD_HAS_RECEIVED, PY_THREAD_IS_LOOP, PY_THREAD_TAKES_JOBS, PyContext, PyObject,
+    PyProcess, PyScope, RECEIVED, RECEIVED_BEFORE, SEVERAL,
 };
 
 use super::thread_state::{self, BASE, UNKNOWN};
 use super::threads::{thread, thread_or_new, work_at_base};
-use super::{process, process_of_python};
+use super::{process, process_at_probe};
 use crate::activities;
-use crate::golang::goroutine::read_user;
 use crate::task::work::Work;
 
 /// When a connection was established, if no context is younger for it.
 const NOT_SEEN: u64 = u64::MAX;
-
-/// `PyObject.ob_type`.
-const OBJECT_TYPE: u64 = 8;
 
 /// Contexts, by address. That is used again, and what is here is set anew as one is made.
 #[btf_map]
@@ -192,7 +188,13 @@ pub(crate) fn work_here(id: u64, found: &mut Work) -> bool {
             *found = Work { activity, rule: Correlation::PythonContext as u64 };
             true
         }
-        None => false,
+        // It may be the one that the thread started in.
+        None if process.flags & PY_PROCESS_THREADS_HAVE_CONTEXTS != 0 && tid != tgid => false,
+        None => {
+            // It is older than what is known, and so is what it is at work for.
+            *found = Work::NONE;
+            true
+        }
     }
 }
 
@@ -322,7 +324,8 @@ fn oldest_of(key: &PyObject, established_ns: u64, cookie: u64) -> u64 {
     while place < ANCESTORS {
         let is_younger = PyContext::birth_was_seen(born_ns) && born_ns > established_ns;
         let is_late = born_ns != 0 && !PyContext::birth_was_seen(born_ns);
-        if if established_ns != 0 { is_younger } else { is_late } {
+        let is_of_the_connection = if established_ns != 0 { is_younger } else { is_late };
+        if is_of_the_connection {
             oldest = born_ns;
         }
         let scope = PyObject { tgid: key.tgid, address: born_ns };
@@ -351,10 +354,7 @@ pub(crate) fn made(id: u64, address: u64) {
 #[inline(always)]
 pub(crate) fn born(id: u64, child: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
-    let Some(process) = process_of_python(tgid) else { return };
-    if process.context_type == 0 {
-        process.context_type = read_user(child.wrapping_add(OBJECT_TYPE));
-    }
+    let Some(process) = process_at_probe(tgid, PY_COST_OF_COPY) else { return };
     let key = PyObject { tgid: tgid as u64, address: child };
     let current = current(process, tgid, tid);
     if current == UNKNOWN {
@@ -396,6 +396,9 @@ pub(crate) fn born(id: u64, child: u64) {
 #[inline(always)]
 pub(crate) fn enters(id: u64, address: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    if process_at_probe(tgid, 1).is_none() {
+        return;
+    }
     let key = PyObject { tgid: tgid as u64, address };
     if let Some(context) = PY_CONTEXTS.get_ptr_mut(key) {
         // SAFETY: map memory, as in `receives`.

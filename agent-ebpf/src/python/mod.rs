@@ -19,28 +19,37 @@ use tracewire_common::python::{PyPlace, PyProcess};
 #[btf_map]
 static PY_PROCESSES: HashMap<u32, PyProcess, 4096> = HashMap::new();
 
+/// `PyObject.ob_type`, in bytes.
+const OBJECT_TYPE: u64 = 8;
+
 /// How many processes there are, about: hosts without any do not look for them.
 #[btf_map]
 static PY_COUNT: Array<u32, 1> = Array::new();
 
-/// What is known of the process, if it is one of Python.
+/// What is known of the process of the thread at work, if it is one of Python.
 #[inline(always)]
 pub(crate) fn process(tgid: u32) -> Option<&'static PyProcess> {
-    // SAFETY: one word, read once.
     if PY_COUNT.get(0).is_none_or(|count| *count == 0) {
         return None;
     }
-    // SAFETY: written by userspace before, and then only completed.
-    unsafe { PY_PROCESSES.get(tgid) }
+    // SAFETY: map memory, written by userspace before, and then only completed: two threads may find
+    // out the same.
+    let process = unsafe { &mut *PY_PROCESSES.get_ptr_mut(tgid)? };
+    // Its threads may have contexts that are older than what is known of it, so this cannot wait
+    // for a probe.
+    thread_state::find_slot(process);
+    Some(process)
 }
 
-/// What is known of the process in which a thread of Python is at work, and with it what can be known.
+/// As [`process`], for a thread that runs Python for certain, and came to a probe that costs so much.
 #[inline(always)]
-pub(crate) fn process_of_python(tgid: u32) -> Option<&'static mut PyProcess> {
-    // SAFETY: map memory. Two threads may find out the same; a count that is lost does no harm.
+fn process_at_probe(tgid: u32, cost: u64) -> Option<&'static mut PyProcess> {
+    // SAFETY: map memory, as in `process`; a count that is lost does no harm.
     let process = unsafe { &mut *PY_PROCESSES.get_ptr_mut(tgid)? };
-    process.runs = process.runs.wrapping_add(1);
-    thread_state::find_slot(process);
+    process.cost = process.cost.wrapping_add(cost);
+    if !thread_state::find_slot(process) {
+        thread_state::count_attempt(process);
+    }
     Some(process)
 }
 
@@ -53,8 +62,8 @@ pub(crate) fn forget(tgid: u32) {
 /// A thread has ended: its number may be another's next.
 #[inline(always)]
 pub(crate) fn forget_thread(tgid: u32, tid: u32) {
-    if process(tgid).is_some() {
-        threads::forget(tid);
+    if PY_COUNT.get(0).is_some_and(|count| *count != 0) {
+        threads::forget(tgid, tid);
     }
 }
 

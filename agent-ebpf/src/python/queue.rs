@@ -2,9 +2,9 @@
 
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::macros::btf_map;
-use tracewire_common::python::PyObject;
+use tracewire_common::python::{PY_COST_OF_COPY, PyObject};
 
-use super::{context, process_of_python, threads};
+use super::{OBJECT_TYPE, context, process_at_probe, threads};
 use crate::golang::goroutine::read_user;
 use crate::task::work::{self, Work};
 
@@ -18,7 +18,7 @@ static PY_JOBS: LruHashMap<PyObject, u64, 8192> = LruHashMap::new();
 pub(crate) fn put(id: u64, arguments: u64, count: u64) {
     let tgid = (id >> 32) as u32;
     // The highest bit says that the place before the first may be used (PY_VECTORCALL_ARGUMENTS_OFFSET).
-    if process_of_python(tgid).is_none() || count & !(1 << 63) == 0 {
+    if process_at_probe(tgid, PY_COST_OF_COPY).is_none() || count & !(1 << 63) == 0 {
         return;
     }
     let job = PyObject { tgid: tgid as u64, address: read_user(arguments) };
@@ -40,7 +40,7 @@ pub(crate) fn put(id: u64, arguments: u64, count: u64) {
 #[inline(always)]
 pub(crate) fn taken(id: u64, object: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
-    if process_of_python(tgid).is_none() || !is_job(object) {
+    if process_at_probe(tgid, PY_COST_OF_COPY).is_none() || !is_job(object) {
         return;
     }
     let job = PyObject { tgid: tgid as u64, address: object };
@@ -59,7 +59,7 @@ pub(crate) fn taken(id: u64, object: u64) {
 #[inline(always)]
 pub(crate) fn found_empty(id: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
-    if process_of_python(tgid).is_some() {
+    if process_at_probe(tgid, PY_COST_OF_COPY).is_some() {
         threads::has_no_job(tgid, tid);
     }
 }
@@ -68,8 +68,7 @@ pub(crate) fn found_empty(id: u64) {
 /// things as well, as connections that nobody uses.
 #[inline(always)]
 fn is_job(object: u64) -> bool {
-    /// `PyObject.ob_type`, `PyTypeObject.tp_name`.
-    const OBJECT_TYPE: u64 = 8;
+    /// `PyTypeObject.tp_name`, in bytes.
     const TYPE_NAME: u64 = 24;
     if object == 0 {
         return false;

@@ -1,12 +1,10 @@
 //! What the thread at work runs, as the interpreter keeps it (`PyThreadState`).
 
 use aya_ebpf::cty::c_void;
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use tracewire_common::python::{NO_SLOT, PyProcess};
 
-use crate::golang::goroutine::read_user;
-use crate::state::config;
-use crate::task::exec::read_u64;
+use crate::golang::goroutine::{fs_base, read_user};
 
 /// [`current`]: that is not known.
 pub(crate) const UNKNOWN: u64 = 0;
@@ -34,25 +32,29 @@ struct Context {
     pad: u32,
 }
 
-/// The fs base of the thread at work; 0 if that is not known.
+/// Finds out where threads keep the address of their state: in one of those places that belong to
+/// keys of the C library, and the state has the thread's own number in it. Answers whether that is
+/// settled.
 #[inline(always)]
-fn fs_base() -> u64 {
-    let Some(config) = config() else { return 0 };
-    if config.go.task_fsbase == 0 {
-        return 0;
-    }
-    // SAFETY: no arguments.
-    let task = unsafe { bpf_get_current_task() } as *const c_void;
-    read_u64(task, config.go.task_fsbase)
+pub(crate) fn find_slot(process: &mut PyProcess) -> bool {
+    // SAFETY: a reference.
+    process.state_slot != 0 || unsafe { search_slot(process) } != 0
 }
 
-/// Finds out where threads keep the address of their state: in one of those places that belong to
-/// keys of the C library, and the state has the thread's own number in it.
+/// As [`find_slot`]. A global function: the verifier walks the places once, and not again wherever the
+/// slot is of interest. Answers 1 if it is found.
+///
+/// # Safety
+///
+/// The pointer must be null or valid.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn find_slot(process: &mut PyProcess) {
+unsafe extern "C" fn search_slot(process: *mut PyProcess) -> u64 {
+    // SAFETY: the caller's promise.
+    let Some(process) = (unsafe { process.as_mut() }) else { return 0 };
     let base = fs_base();
-    if process.state_slot != 0 || base == 0 {
-        return;
+    if base == 0 {
+        return 0;
     }
     let mut word = 0;
     while word < SPECIFIC_WORDS {
@@ -60,11 +62,16 @@ pub(crate) fn find_slot(process: &mut PyProcess) {
         let state = read_user(base.wrapping_add(slot));
         if state != 0 && read_user(state.wrapping_add(process.off_thread_id as u64)) == base {
             process.state_slot = slot;
-            return;
+            return 1;
         }
         word += 1;
     }
-    // A thread that is none of Python's may have come here, but not always.
+    0
+}
+
+/// A thread that runs Python has not found it.
+#[inline(always)]
+pub(crate) fn count_attempt(process: &mut PyProcess) {
     process.attempts = process.attempts.saturating_add(1);
     if process.attempts >= MOST_ATTEMPTS {
         process.state_slot = NO_SLOT;
@@ -105,10 +112,6 @@ pub(crate) fn current(process: &PyProcess) -> u64 {
             size_of::<Context>() as u32,
             address as *const c_void,
         );
-    }
-    if process.context_type == 0 {
-        // Nothing is known of any.
-        return BASE;
     }
     if context.object_type != process.context_type {
         return UNKNOWN;

@@ -82,8 +82,8 @@ pub(crate) fn has_no_job(tgid: u32, tid: u32) {
 
 /// The thread has ended.
 #[inline(always)]
-pub(crate) fn forget(tid: u32) {
-    if PY_THREADS.get_ptr(tid).is_some() {
+pub(crate) fn forget(tgid: u32, tid: u32) {
+    if thread(tgid, tid).is_some() {
         let _was_there = PY_THREADS.remove(tid);
     }
 }

@@ -66,10 +66,14 @@ unsafe impl Pod for Shared<SessionKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Session> {}
 
-/// The running kernel half. It is detached when this is dropped.
+/// The kernel half. It is detached when this is dropped.
 pub(crate) struct Kernel {
     ebpf: Ebpf,
     scope: Scope,
+    /// The program that learns who receives, of two.
+    receive: &'static str,
+    /// Whether contexts are carried in a TCP option.
+    tcp_option: bool,
     processes: HashMap<MapData, u32, u8>,
     enrolled: SockHash<MapData, u64>,
     counts: PerCpuArray<MapData, u64>,
@@ -97,13 +101,12 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Loads and attaches everything. Connections that exist are read from now on, and
-    /// enrolled by [`Kernel::adopt`].
+    /// Loads everything, but looks at no traffic yet.
     ///
     /// # Errors
     ///
     /// If the machine lacks something; the message says what, and what to do.
-    pub(crate) fn start(scope: Scope, settings: &KernelSettings) -> Result<(Self, Records)> {
+    pub(crate) fn load(scope: Scope, settings: &KernelSettings) -> Result<(Self, Records)> {
         if let Some(message) = requirements().into_iter().find_map(|r| r.state.err()) {
             return Err(LoadError(message).into());
         }
@@ -179,7 +182,7 @@ impl Kernel {
         drop(quiet);
         let http2 = programs::place_http2(&mut ebpf, settings.propagation != Propagation::Never)?;
         let mut enrolled = enrolment::sockets(&mut ebpf)?;
-        let mut stages = ProgramArray::try_from(
+        let stages = ProgramArray::try_from(
             ebpf.take_map("STAGES").context("the object has no map STAGES")?,
         )?;
         let readability = match settings.propagation {
@@ -224,17 +227,11 @@ impl Kernel {
         )?);
         let messages = Messages::new(&mut ebpf)?;
         let timing = settings.program_times.then(Timing::start).transpose()?;
-        programs::attach_all(&mut ebpf, &scope, receive, tcp_option)?;
-        if propagating {
-            let stage: &SkMsg = ebpf
-                .program("rewrite_stage")
-                .context("the object has no program rewrite_stage")?
-                .try_into()?;
-            stages.set(0, stage.fd()?, 0).context("cannot put the rewriting program in place")?;
-        }
         let kernel = Self {
             ebpf,
             scope,
+            receive,
+            tcp_option,
             processes,
             enrolled,
             counts,
@@ -253,6 +250,27 @@ impl Kernel {
             _timing: timing,
         };
         Ok((kernel, records))
+    }
+
+    /// Attaches everything. Connections that exist are read from now on, and enrolled by
+    /// [`Kernel::adopt`].
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses it.
+    pub(crate) fn attach(&mut self) -> Result<()> {
+        programs::attach_all(&mut self.ebpf, &self.scope, self.receive, self.tcp_option)?;
+        if self.propagating {
+            let stage: &SkMsg = self
+                .ebpf
+                .program("rewrite_stage")
+                .context("the object has no program rewrite_stage")?
+                .try_into()?;
+            self.stages
+                .set(0, stage.fd()?, 0)
+                .context("cannot put the rewriting program in place")?;
+        }
+        Ok(())
     }
 
     /// The cgroup that is looked at.
@@ -379,6 +397,23 @@ impl Kernel {
         self.forget_libraries(pid);
     }
 
+    /// Looks at the runtimes of processes in scope. To be called before traffic is looked at: what
+    /// their threads receive would else be taken for what they work on, until it is known that they
+    /// have goroutines or tasks for that.
+    pub(crate) fn look_at_runtimes(&mut self, is_excluded: impl Fn(u32) -> bool) {
+        let now: HashSet<u32> = self.scope.processes().into_iter().collect();
+        if let Some(goroutines) = &mut self.goroutines {
+            goroutines.sweep(&now, &is_excluded);
+        }
+        let Some(python) = &mut self.python else { return };
+        for &pid in now.iter().filter(|&&pid| !is_excluded(pid)) {
+            if let Some(maps) = mapped::of(pid) {
+                let maps: Vec<Mapped<'_>> = maps.lines().filter_map(Mapped::parse).collect();
+                python.look_at(pid, &maps);
+            }
+        }
+    }
+
     /// Looks for processes in scope that were not seen to start or to end, and for what others have
     /// loaded since they were looked at.
     pub(crate) fn sweep_processes(&mut self, is_excluded: impl Fn(u32) -> bool) {
@@ -409,7 +444,7 @@ impl Kernel {
             tls.count_calls();
         }
         if let Some(python) = &mut self.python {
-            python.count_runs();
+            python.count_cost();
         }
     }
 

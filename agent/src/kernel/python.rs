@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
-use tracewire_common::python::{NO_SLOT, PyPlace, PyProcess};
+use tracewire_common::python::{NO_SLOT, PY_PROCESS_THREADS_HAVE_CONTEXTS, PyPlace, PyProcess};
 
 use super::inspected::{Found, Inspected};
 use super::load::Shared;
@@ -19,16 +19,16 @@ use super::seccomp;
 use super::tls::raise_open_files;
 use super::uprobes::{Closer, Maps, Place, Uprobe};
 use crate::clock::monotonic_ns;
-use crate::python::{self, Layout, PyBinary};
+use crate::python::{self, Interpreter, PyBinary};
 use crate::tls::mapped::{FileNumber, Mapped};
 
 /// The programs.
 pub(super) const ENTRY: &str = "note_python_entry";
 pub(super) const RETURN: &str = "note_python_return";
 
-/// Runs of the probes in a second from which a process is left alone. At this rate the probe takes
-/// some percent of a processor, or in a virtual machine, where traps are dear, a tenth of one.
-const MOST_RUNS: u64 = 60_000;
+/// What the probes may cost in a second; a process in which they cost more is left alone. A unit is some
+/// 0.9 us in a virtual machine, where traps are dear, so this is a sixth of a processor.
+const MOST_COST: u64 = 180_000;
 
 /// The processes of Python in scope.
 pub(super) struct PythonProcesses {
@@ -65,8 +65,8 @@ struct Process {
     enters: Option<(File, Vec<Place>)>,
     /// Whether that is.
     has_loop: bool,
-    /// Runs of the probes that were counted.
-    runs: u64,
+    /// What the probes had cost when that was last looked at.
+    cost: u64,
     /// Whether it came to them too often, or for nothing.
     is_left_alone: bool,
 }
@@ -180,19 +180,19 @@ impl PythonProcesses {
 
     /// Leaves those processes alone that come to the probes very often, or for nothing. To be called
     /// about once a second.
-    pub(super) fn count_runs(&mut self) {
+    pub(super) fn count_cost(&mut self) {
         let elapsed = self.counted.elapsed();
         self.counted = Instant::now();
-        let most = MOST_RUNS * elapsed.as_millis().max(1) as u64 / 1000;
+        let most = MOST_COST * elapsed.as_millis().max(1) as u64 / 1000;
         let mut left_alone = Vec::new();
         for (&pid, process) in self.running.iter_mut().filter(|(_, one)| !one.probes.is_empty()) {
             let Ok(Shared(known)) = self.processes.get(&pid, 0) else { continue };
-            let runs = known.runs.wrapping_sub(process.runs);
-            process.runs = known.runs;
-            if runs > most {
+            let cost = known.cost.wrapping_sub(process.cost);
+            process.cost = known.cost;
+            if cost > most {
                 tracing::warn!(
                     pid,
-                    runs,
+                    cost,
                     ms = elapsed.as_millis(),
                     "this process of Python makes so many tasks, callbacks and jobs that seeing each would slow it down: what they send may lack parents"
                 );
@@ -227,12 +227,12 @@ impl PythonProcesses {
     pub(super) fn look_at(&mut self, pid: u32, maps: &[Mapped<'_>]) {
         for mapped in maps {
             if !self.inspected.is_plain(mapped.number) {
-                self.look_into(pid, mapped);
+                self.look_into(pid, mapped, maps);
             }
         }
     }
 
-    fn look_into(&mut self, pid: u32, mapped: &Mapped<'_>) {
+    fn look_into(&mut self, pid: u32, mapped: &Mapped<'_>, maps: &[Mapped<'_>]) {
         let number = mapped.number;
         let is_done = |process: &Process| process.is_left_alone || process.files.contains(&number);
         if self.running.get(&pid).is_some_and(is_done) {
@@ -258,7 +258,14 @@ impl PythonProcesses {
                 }
                 return;
             }
-            Some(Ok(layout)) if !self.tell(pid, *layout) => return,
+            Some(Ok(interpreter)) => {
+                let here = |one: &&Mapped<'_>| one.number == number;
+                let copy =
+                    maps.iter().filter(here).find_map(|one| one.address_of(interpreter.copy));
+                if !copy.is_some_and(|copy| self.tell(pid, interpreter, copy)) {
+                    return;
+                }
+            }
             _ => {}
         }
         match self.programs.attach(&file, &binary, pid) {
@@ -297,14 +304,21 @@ impl PythonProcesses {
         }
     }
 
-    /// Tells the kernel half of an interpreter. Answers whether it knows it.
-    fn tell(&mut self, pid: u32, layout: Layout) -> bool {
+    /// Tells the kernel half of an interpreter whose function that copies contexts is at that address.
+    /// Answers whether it knows it.
+    fn tell(&mut self, pid: u32, interpreter: &Interpreter, copy: u64) -> bool {
         // Of one that has run for some time, what serves all connections is there.
         let first_ns = if self.young.contains(&pid) { 0 } else { monotonic_ns() };
         let process = PyProcess {
-            off_thread_id: layout.thread_id,
-            off_context: layout.context,
+            context_type: copy.wrapping_add(interpreter.type_from_copy),
+            off_thread_id: interpreter.layout.thread_id,
+            off_context: interpreter.layout.context,
             first_ns,
+            flags: if interpreter.threads_have_contexts {
+                PY_PROCESS_THREADS_HAVE_CONTEXTS
+            } else {
+                0
+            },
             ..PyProcess::default()
         };
         if let Err(error) = self.processes.insert(pid, Shared(process), 0) {

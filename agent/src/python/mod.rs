@@ -33,6 +33,9 @@ const LAYOUTS: [(u32, Layout); 8] = [
     (14, Layout { thread_id: 152, context: 208 }),
 ];
 
+/// Minor versions from this one on have threads start in contexts of their own.
+const THREADS_HAVE_CONTEXTS: u32 = 14;
+
 /// Copies the context at work; each task and each callback gets its own from it.
 const COPY: &[u8] = b"PyContext_CopyCurrent";
 /// Make contexts that are no copies of the one at work, and the type by which Python does.
@@ -55,11 +58,24 @@ const GEVENT: &[u8] = b"PyInit__gevent_cgreenlet";
 /// How the module is initialised that has `SimpleQueue`, whether it is a file of its own or not.
 const QUEUE: &[u8] = b"PyInit__queue";
 
+/// What has to be known of an interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interpreter {
+    /// Where fields are.
+    pub(crate) layout: Layout,
+    /// Whether each thread but the first starts in a context of its own.
+    pub(crate) threads_have_contexts: bool,
+    /// Where in the file the function is that copies contexts, in bytes.
+    pub(crate) copy: u64,
+    /// How far behind that function `PyContext_Type` is in memory, in bytes, modulo 2^64.
+    pub(crate) type_from_copy: u64,
+}
+
 /// What a file has of CPython.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PyBinary {
-    /// If it is the interpreter: its layout, or why that is not known.
-    pub(crate) interpreter: Option<Result<Layout, Unknown>>,
+    /// If it is the interpreter: what is known of it, or why nothing is.
+    pub(crate) interpreter: Option<Result<Interpreter, Unknown>>,
     /// Functions of which it is of interest that they are entered, as places in the file in bytes.
     pub(crate) entries: Vec<(u64, PyPlace)>,
     /// Those of which it is of interest that they return.
@@ -114,17 +130,42 @@ pub(crate) fn inspect(file: &File) -> Option<PyBinary> {
 }
 
 fn interpreter(elf: &mut Elf<'_>, copy: u64, binary: &mut PyBinary) {
-    let layout = layout(elf).and_then(|layout| {
+    let interpreter = layout(elf).and_then(|(minor, layout)| {
         // In one file the compiler may have put what copies contexts into what makes tasks.
-        let is_apart = elf.exported(ASYNCIO).is_none();
-        let makers = makers(elf).filter(|_| is_apart).ok_or(Unknown::Functions)?;
+        if elf.exported(ASYNCIO).is_some() {
+            return Err(Unknown::Functions);
+        }
+        let methods = Methods::find(elf).ok_or(Unknown::Functions)?;
+        let context_type = elf.exported_object(TYPE).ok_or(Unknown::Functions)?;
+        let makers = makers(elf, context_type, &methods).ok_or(Unknown::Functions)?;
+        let copy_address = elf.exported(COPY).ok_or(Unknown::Functions)?;
         binary.returns.push((copy, PyPlace::Copied));
         binary.returns.extend(inlined_copy(elf, copy).map(|copy| (copy, PyPlace::Copied)));
         binary.returns.extend(makers.into_iter().map(|maker| (maker, PyPlace::Made)));
-        binary.enters = enters(elf);
-        Ok(layout)
+        binary.enters = code(elf, ENTER).map(|enter| vec![enter, methods.run]).unwrap_or_default();
+        Ok(Interpreter {
+            layout,
+            threads_have_contexts: minor >= THREADS_HAVE_CONTEXTS,
+            copy,
+            type_from_copy: context_type.wrapping_sub(copy_address),
+        })
     });
-    binary.interpreter = Some(layout);
+    binary.interpreter = Some(interpreter);
+}
+
+/// Methods of contexts, as places in the file in bytes.
+struct Methods {
+    /// `Context.run`.
+    run: u64,
+    /// `Context.copy`.
+    copy: u64,
+}
+
+impl Methods {
+    fn find(elf: &mut Elf<'_>) -> Option<Self> {
+        let [run, copy, ..] = methods::find(elf, [&b"run"[..], b"copy", b"items", b"keys"])?;
+        Some(Self { run: elf.offset_of_code(run)?, copy: elf.offset_of_code(copy)? })
+    }
 }
 
 fn code(elf: &mut Elf<'_>, name: &[u8]) -> Option<u64> {
@@ -133,25 +174,11 @@ fn code(elf: &mut Elf<'_>, name: &[u8]) -> Option<u64> {
 }
 
 /// Where contexts are made that are no copies of the one at work; `None` if not all of that is found.
-fn makers(elf: &mut Elf<'_>) -> Option<BTreeSet<u64>> {
-    let new =
-        elf.exported_object(TYPE).and_then(|address| methods::slot(elf, address + TYPE_NEW))?;
-    let [_, copy, ..] = methods::find(elf, [&b"run"[..], b"copy", b"items", b"keys"])?;
+fn makers(elf: &mut Elf<'_>, context_type: u64, methods: &Methods) -> Option<BTreeSet<u64>> {
+    let new = methods::slot(elf, context_type.checked_add(TYPE_NEW)?)?;
     let mut makers: BTreeSet<u64> = NEW.iter().filter_map(|name| code(elf, name)).collect();
-    for function in [new, copy] {
-        makers.insert(elf.offset_of_code(function)?);
-    }
+    makers.extend([elf.offset_of_code(new)?, methods.copy]);
     Some(makers)
-}
-
-/// Where contexts are entered: by modules that are compiled, and by `Context.run`.
-fn enters(elf: &mut Elf<'_>) -> Vec<u64> {
-    let run = methods::find(elf, [&b"run"[..], b"copy", b"items", b"keys"]);
-    let run = run.and_then(|[run, ..]| elf.offset_of_code(run));
-    match (code(elf, ENTER), run) {
-        (Some(enter), Some(run)) => vec![enter, run],
-        _ => Vec::new(),
-    }
 }
 
 /// `contextvars.copy_context`, if it is in the interpreter's own file and does not call what it is
@@ -169,7 +196,8 @@ fn inlined_copy(elf: &mut Elf<'_>, copy: u64) -> Option<u64> {
     (!calls).then_some(function)
 }
 
-fn layout(elf: &mut Elf<'_>) -> Result<Layout, Unknown> {
+/// The minor version of CPython 3, and the layout of that.
+fn layout(elf: &mut Elf<'_>) -> Result<(u32, Layout), Unknown> {
     if elf.exported(FREE_THREADED).is_some() {
         return Err(Unknown::FreeThreaded);
     }
@@ -181,7 +209,7 @@ fn layout(elf: &mut Elf<'_>) -> Result<Layout, Unknown> {
         None => 7,
     };
     let known = LAYOUTS.iter().find(|(version, _)| *version == minor);
-    known.map(|(_, layout)| *layout).ok_or_else(|| Unknown::Version(format!("3.{minor}")))
+    known.copied().ok_or_else(|| Unknown::Version(format!("3.{minor}")))
 }
 
 /// `queue.SimpleQueue`, by the table of its methods: the functions have no names in the file.

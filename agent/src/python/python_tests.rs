@@ -21,7 +21,9 @@ fn an_interpreter_is_known_by_its_version() {
     let binary = inspected(&said_by_python("sys.executable")).expect("an interpreter");
     let minor: u32 = said_by_python("sys.version_info.minor").parse().expect("a number");
     let known = LAYOUTS.iter().find(|(version, _)| *version == minor).expect("a known one");
-    assert_eq!(binary.interpreter, Some(Ok(known.1)));
+    let interpreter = binary.interpreter.and_then(Result::ok).expect("all of it is found");
+    assert_eq!(interpreter.layout, known.1);
+    assert_eq!(interpreter.threads_have_contexts, minor >= 14);
     let places = |place| binary.returns.iter().filter(|one| one.1 == place).count();
     assert_eq!(places(PyPlace::Copied), 1);
     assert!((3..=4).contains(&places(PyPlace::Made)), "Context(), its method copy, and two for C");
