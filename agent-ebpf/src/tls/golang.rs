@@ -178,7 +178,7 @@ fn session_of(key: &SessionKey) -> Option<*mut Session> {
         (*session).is_go = 1;
         sessions::bind(key, session, &*peers);
         if (*session).connection.cookie == 0 {
-            sessions::end(key);
+            sessions::discard(key);
             return None;
         }
     }
