@@ -25,6 +25,9 @@ pub const PROPAGATE_HTTP1: u32 = 1;
 /// Contexts of requests over TLS go in a TCP option, and come so.
 pub const PROPAGATE_TCP_OPTION: u32 = 2;
 
+/// Sockets may leave the socket map, as the kernel loses nothing by that.
+pub const PROPAGATE_MAY_LEAVE: u32 = 4;
+
 /// A port rule: connections to or from the port are left alone.
 pub const PORT_EXCLUDED: u8 = 1;
 /// A port rule: with any such rule, only these ports are looked at.
@@ -61,6 +64,14 @@ pub struct KernelConfig {
     pub off_sock_wmem_queued: u32,
     /// Offset of `sock.sk_lock.owned`: non-zero while a task is in a call on the socket.
     pub off_sock_owned: u32,
+    /// Offset of `sock.sk_socket`.
+    pub off_sock_socket: u32,
+    /// Offset of `socket.file`.
+    pub off_socket_file: u32,
+    /// Offset of `file.f_flags`.
+    pub off_file_flags: u32,
+    /// Explicit padding.
+    pub pad: u32,
     /// Offset of `tcp_sock.write_seq`.
     pub off_tcp_write_seq: u32,
     /// Offset of `task_struct.pid`.

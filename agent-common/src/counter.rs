@@ -98,6 +98,9 @@ counters! {
     OptionsTaken = 34 => "options_taken",
     /// Connections on which contexts are sent no more, since segments with them did not arrive.
     OptionsGivenUp = 35 => "options_given_up",
+    /// Client sockets that were to leave the socket map, since a blocking process sends more on them than
+    /// fits in the send buffer.
+    SocketsSpared = 36 => "sockets_spared",
 }
 
 /// Counters kept for each [`crate::outcome::Outcome`], after the plain ones.

@@ -41,6 +41,9 @@ pub const KIND_HTTP2_STARTED: u16 = 12;
 /// [`RecordHeader::kind`] of [`ConnectionEvent`]: a connection that carried HTTP/2 is gone.
 pub const KIND_HTTP2_ENDED: u16 = 13;
 
+/// [`RecordHeader::kind`] of [`ConnectionEvent`]: the socket is to leave the socket map.
+pub const KIND_SOCKET_SPARED: u16 = 14;
+
 /// The most candidates for one request's parent that are named.
 pub const CANDIDATES: usize = 8;
 
@@ -344,6 +347,8 @@ pub enum Record<'a> {
     ProcessExit(ProcessEvent),
     /// A connection turned out not to be HTTP/1.x.
     ConnectionOpaque(ConnectionEvent),
+    /// A socket is to leave the socket map.
+    SocketSpared(ConnectionEvent),
     /// A request's header block was read to its end.
     StreamOpened(ExchangeOpened, &'a [u8]),
     /// A part of a header block.
@@ -434,6 +439,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         KIND_PROCESS_FORK => Ok(Record::ProcessFork(take(bytes)?.0)),
         KIND_PROCESS_EXIT => Ok(Record::ProcessExit(take(bytes)?.0)),
         KIND_CONNECTION_OPAQUE => Ok(Record::ConnectionOpaque(take(bytes)?.0)),
+        KIND_SOCKET_SPARED => Ok(Record::SocketSpared(take(bytes)?.0)),
         other => Err(DecodeError::Kind(other)),
     }
 }

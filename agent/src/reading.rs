@@ -167,7 +167,8 @@ impl Reader {
 
 /// What a record asks of the kernel half.
 enum Wish {
-    /// The connection's sends need no program any more. It carries TLS if there is a process.
+    /// The connection's sends need no program any more, or may have none. It carries TLS if there is a
+    /// process.
     Release(u64, Option<u32>),
     /// The process runs a new program.
     Judge(u32),
@@ -264,6 +265,7 @@ fn on_bytes(bytes: &[u8], assembler: &mut Assembler, metrics: &Metrics) -> Optio
                     let uses_tls = event.flags & EVENT_TLS != 0 && event.tgid != 0;
                     Some(Wish::Release(event.connection, uses_tls.then_some(event.tgid)))
                 }
+                Record::SocketSpared(event) => Some(Wish::Release(event.connection, None)),
                 Record::ProcessExec(exec, ..) => Some(Wish::Judge(exec.tgid)),
                 Record::ProcessFork(event) => Some(Wish::Forked(event.tgid, event.parent_tgid)),
                 Record::ProcessExit(event) => Some(Wish::Forget(event.tgid)),

@@ -212,6 +212,29 @@ pub fn handing(world: &World, is_loop: bool) -> Service {
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
+/// The server of `uploads.py`: reads bodies slowly.
+///
+/// # Panics
+///
+/// If Python is missing or does not start.
+pub fn uploads(world: &World) -> Service {
+    start(world, interpreter("uploads.py"), free_port(), world.scratch().join("seen"))
+}
+
+/// The client of `uploads.py`: so many uploads of so many bytes by blocking sockets, with a send buffer of
+/// so many, or the kernel's if that is 0. Gives what it says.
+///
+/// # Panics
+///
+/// If Python is missing or fails.
+pub fn upload(world: &World, to: &Service, count: usize, bytes: usize, buffer: usize) -> String {
+    let mut command = interpreter("uploads.py");
+    command.env("TO", to.port.to_string());
+    command.env("COUNT", count.to_string()).env("SIZE", bytes.to_string());
+    command.env("BUFFER", buffer.to_string());
+    world.start(command).succeed()
+}
+
 /// The Node service `leaf.js`: answers by itself.
 ///
 /// # Panics

@@ -161,7 +161,8 @@ pub fn records_decode(data: &[u8]) {
         | Record::ProcessExit(_)
         | Record::ConnectionOpaque(_)
         | Record::Http2Started(_)
-        | Record::Http2Ended(_) => {}
+        | Record::Http2Ended(_)
+        | Record::SocketSpared(_) => {}
     }
     let mut longer = data.to_vec();
     longer.extend_from_slice(&[0xff; 7]);

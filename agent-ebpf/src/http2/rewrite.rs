@@ -190,7 +190,7 @@ unsafe fn try_to_write(work: &mut Work, origin: &Origin, own: OwnHeader) -> (Out
         if since_frame > work.drive.at {
             return (Outcome::HeaderAlreadySent, 0);
         }
-        if !has_room(&work.drive, config, work.drive.at) {
+        if !has_room(&*work.drive.connection, config, work.drive.at) {
             return (Outcome::NoRoom, 0);
         }
         let frame_at = work.drive.at.wrapping_sub(since_frame);

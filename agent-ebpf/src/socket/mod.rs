@@ -10,4 +10,5 @@ pub(crate) mod opaque;
 pub(crate) mod packets;
 pub(crate) mod receive;
 pub(crate) mod rewrite;
+pub(crate) mod spare;
 pub(crate) mod track;

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::SkBuffContext;
 use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
 use tracewire_common::connection::{
-    CONN_ADOPTED, CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, CONN_TLS, Connection,
+    CONN_ADOPTED, CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, CONN_SPARED, CONN_TLS, Connection,
 };
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Outcome, Role};
@@ -452,7 +452,8 @@ pub(crate) unsafe fn outcome_of_packet(connection: *const Connection) -> Outcome
     }
     // SAFETY: the caller's promise.
     let flags = unsafe { (*connection).flags };
-    if flags & CONN_ENROLLED == 0 { Outcome::NotEnrolled } else { Outcome::Missed }
+    let is_enrolled = flags & (CONN_ENROLLED | CONN_SPARED) == CONN_ENROLLED;
+    if is_enrolled { Outcome::Missed } else { Outcome::NotEnrolled }
 }
 
 /// Packets of a connection on which the process asks, as far as the rewriting

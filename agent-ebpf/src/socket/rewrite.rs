@@ -7,7 +7,9 @@ use aya_ebpf::helpers::generated::{
     bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data, bpf_probe_read_kernel,
 };
 use aya_ebpf::programs::SkMsgContext;
-use tracewire_common::config::{KernelConfig, MAX_INJECTED_HEAD, PROPAGATE_HTTP1, WINDOW};
+use tracewire_common::config::{
+    KernelConfig, MAX_INJECTED_HEAD, PROPAGATE_HTTP1, PROPAGATE_MAY_LEAVE, WINDOW,
+};
 use tracewire_common::connection::{CONN_HTTP2, CONN_OPAQUE, Connection};
 use tracewire_common::outcome::{Outcome, Role};
 use tracewire_common::parse::traceparent::{HEADER_LEN, PARENT_OFFSET, hex_id, write_header};
@@ -17,6 +19,7 @@ use crate::bounds::{filling, masked};
 use crate::http2;
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::exchange::{self, Origin, OwnHeader};
+use crate::socket::spare;
 use crate::state::{self, config};
 use crate::task::birth::read_u32;
 
@@ -81,6 +84,9 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
         let piece =
             Piece { source: msg.cast(), base: 0, len, seq, now: bpf_ktime_get_ns(), task: id };
         drive::read::<Message, true>(connection, &piece);
+        if config.propagate & PROPAGATE_MAY_LEAVE != 0 {
+            spare::if_it_blocks(connection, config, len);
+        }
         if (*connection).flags & CONN_POISONED != 0 { SK_DROP } else { SK_PASS }
     }
 }
@@ -207,7 +213,7 @@ unsafe fn write_context(
         if drive.at < end_len {
             return (Outcome::HeaderAlreadySent, 0);
         }
-        if !has_room(drive, config, drive.at) {
+        if !has_room(connection, config, drive.at) {
             return (Outcome::NoRoom, 0);
         }
         if state::may_build_heads() && drive.window_start == 0 && drive.at <= drive.window_end {
@@ -218,20 +224,13 @@ unsafe fn write_context(
 }
 
 /// Whether the send buffer takes the first `len` bytes of the message, and a header.
-///
-/// # Safety
-///
-/// As for [`propagate`].
 #[inline(always)]
-pub(crate) unsafe fn has_room(drive: &Drive, config: &KernelConfig, len: u32) -> bool {
-    // SAFETY: live state; the fields are read by a checking helper.
-    unsafe {
-        let sk = (*drive.connection).sock as *const c_void;
-        let limit = read_u32(sk, config.off_sock_sndbuf);
-        let used = read_u32(sk, config.off_sock_wmem_queued);
-        let needed = (used as u64) + 2 * (len as u64 + HEADER_LEN as u64) + HEADROOM as u64;
-        needed < limit as u64
-    }
+pub(crate) fn has_room(connection: &Connection, config: &KernelConfig, len: u32) -> bool {
+    let sk = connection.sock as *const c_void;
+    let limit = read_u32(sk, config.off_sock_sndbuf);
+    let used = read_u32(sk, config.off_sock_wmem_queued);
+    let needed = (used as u64) + 2 * (len as u64 + HEADER_LEN as u64) + HEADROOM as u64;
+    needed < limit as u64
 }
 
 /// Builds the head anew, header included, in front of the message, and takes the old one out:
@@ -449,7 +448,7 @@ pub(crate) unsafe fn send_head_alone_if_large(drive: &mut Drive) {
     let Some(config) = config() else { return };
     // SAFETY: the caller's promise.
     unsafe {
-        if drive.at < drive.end && !has_room(drive, config, drive.end) {
+        if drive.at < drive.end && !has_room(&*drive.connection, config, drive.end) {
             bpf_msg_apply_bytes(drive.source.cast(), drive.at);
             // The rest comes again, as a message of its own.
             drive.end = drive.at;

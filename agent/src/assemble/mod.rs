@@ -93,7 +93,7 @@ impl Assembler {
             Record::ProcessFork(event) => self.processes.on_fork(&event),
             Record::ProcessExit(event) => self.processes.on_exit(&event),
             // Concerns the socket map, not the spans.
-            Record::ConnectionOpaque(_) => {}
+            Record::ConnectionOpaque(_) | Record::SocketSpared(_) => {}
         }
     }
 

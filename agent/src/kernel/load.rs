@@ -209,7 +209,7 @@ impl Kernel {
         }
         let propagating = matches!(readability, Some(Readability::Right | Readability::Restored));
         let sockets_may_leave = readability == Some(Readability::Right);
-        let config = kernel_config(&scope, settings, propagating)?;
+        let config = kernel_config(&scope, settings, propagating, sockets_may_leave)?;
         let mut settings_map: Array<_, Shared<KernelConfig>> =
             Array::try_from(ebpf.take_map("CONFIG").context("the object has no map CONFIG")?)?;
         settings_map.set(0, Shared(config), 0)?;
@@ -453,7 +453,8 @@ impl Kernel {
         self.messages.log();
     }
 
-    /// A connection turned out not to be HTTP/1.x: its sends need no program any more.
+    /// A connection turned out not to be HTTP/1.x, and its sends need no program any more; or it comes to
+    /// harm in the socket map.
     pub(crate) fn release(&mut self, cookie: u64) {
         if self.sockets_may_leave {
             // It may never have been enrolled, or be closed by now.

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use tracewire_common::config::{
-    KernelConfig, PORT_EXCLUDED, PORT_INCLUDED, PROPAGATE_HTTP1, PROPAGATE_TCP_OPTION,
+    KernelConfig, PORT_EXCLUDED, PORT_INCLUDED, PROPAGATE_HTTP1, PROPAGATE_MAY_LEAVE,
+    PROPAGATE_TCP_OPTION,
 };
 use tracewire_common::context::sampling_threshold;
 use tracewire_common::golang::GoOffsets;
@@ -65,6 +66,7 @@ pub(super) fn kernel_config(
     scope: &Scope,
     settings: &KernelSettings,
     propagating: bool,
+    sockets_may_leave: bool,
 ) -> Result<KernelConfig> {
     let types = KernelTypes::of_kernel()?;
     let offset = |structure: &str, member: &str| types.offset(structure, member);
@@ -81,6 +83,7 @@ pub(super) fn kernel_config(
         scope_level: scope.level,
         agent_tgid: std::process::id(),
         propagate: if propagating { PROPAGATE_HTTP1 } else { 0 }
+            | if sockets_may_leave { PROPAGATE_MAY_LEAVE } else { 0 }
             | if settings.tcp_option { PROPAGATE_TCP_OPTION } else { 0 },
         ports_listed,
         processes_listed: u32::from(settings.processes_listed),
@@ -88,6 +91,10 @@ pub(super) fn kernel_config(
         off_sock_sndbuf: offset("sock", "sk_sndbuf")?,
         off_sock_wmem_queued: offset("sock", "sk_wmem_queued")?,
         off_sock_owned: offset("sock", "sk_lock.owned")?,
+        off_sock_socket: offset("sock", "sk_socket")?,
+        off_socket_file: offset("socket", "file")?,
+        off_file_flags: offset("file", "f_flags")?,
+        pad: 0,
         off_tcp_write_seq: offset("tcp_sock", "write_seq")?,
         off_task_pid: offset("task_struct", "pid")?,
         off_task_tgid: offset("task_struct", "tgid")?,

@@ -41,6 +41,7 @@ const SMOKE: &[(&str, &str)] = &[
     ("context", "a_header_passed_through_is_rewritten_in_place"),
     ("life_cycle", "a_program_that_sizes_its_reads_by_fionread_gets_everything"),
     ("life_cycle", "connections_older_than_the_agent_are_read_and_given_headers"),
+    ("life_cycle", "a_blocking_client_that_sends_much_and_then_waits_gets_its_answer"),
     ("usage", "a_stopped_agent_leaves_nothing"),
     ("tls", "one_request_over_tls_is_one_trace"),
     ("http2", "calls_over_tls_through_a_proxy_are_one_trace_each"),

@@ -1,0 +1,66 @@
+//! Sockets that would come to harm in the socket map.
+//!
+//! A blocking `recv()` on a socket in a socket map waits once. If it is woken and there is nothing to
+//! receive, it returns `EAGAIN` (`tcp_bpf_recvmsg`, net/ipv4/tcp_bpf.c). What wakes it so is room in the
+//! send buffer for which a send had waited (`SOCK_NOSPACE`). So a socket leaves the map where a process
+//! that blocks sends more than fits: before the answer, as a rule, and with the header already written.
+
+use aya_ebpf::cty::c_void;
+use tracewire_common::config::KernelConfig;
+use tracewire_common::connection::{CONN_SPARED, Connection};
+use tracewire_common::counter::Counter;
+use tracewire_common::records::{ConnectionEvent, KIND_SOCKET_SPARED};
+
+use crate::emit;
+use crate::socket::rewrite::has_room;
+use crate::state::count;
+use crate::task::birth::read_u32;
+use crate::task::exec::read_u64;
+
+/// A send of a whole request that is no longer than this is taken to fit.
+const SHORT: u32 = 4096;
+
+/// `O_NONBLOCK` (include/uapi/asm-generic/fcntl.h).
+const NONBLOCK: u32 = 0o4000;
+
+/// Asks userspace to take the socket out of the map, if the process blocks in sends and this one, of
+/// `len` bytes, does not fit.
+///
+/// # Safety
+///
+/// `connection` must be live.
+#[inline(always)]
+pub(crate) unsafe fn if_it_blocks(connection: *mut Connection, config: &KernelConfig, len: u32) {
+    // SAFETY: the caller's promise.
+    let connection = unsafe { &mut *connection };
+    // A request without a body, mostly.
+    if connection.requests.http1.is_at_start() && len <= SHORT {
+        return;
+    }
+    if connection.flags & CONN_SPARED == 0
+        && !has_room(connection, config, len)
+        && blocks(connection, config)
+    {
+        connection.flags |= CONN_SPARED;
+        tell(connection.cookie);
+    }
+}
+
+/// Whether calls on the socket wait.
+#[inline(always)]
+fn blocks(connection: &Connection, config: &KernelConfig) -> bool {
+    let socket = read_u64(connection.sock as *const c_void, config.off_sock_socket);
+    let file = read_u64(socket as *const c_void, config.off_socket_file);
+    file != 0 && read_u32(file as *const c_void, config.off_file_flags) & NONBLOCK == 0
+}
+
+#[inline(never)]
+fn tell(connection: u64) {
+    count(Counter::SocketsSpared);
+    let header = emit::header(KIND_SOCKET_SPARED, 0);
+    let record = ConnectionEvent { header, connection, tgid: 0, flags: 0 };
+    // SAFETY: a whole record on the stack.
+    unsafe {
+        emit::output_at_once((&raw const record).cast(), size_of::<ConnectionEvent>() as u64)
+    };
+}
