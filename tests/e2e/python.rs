@@ -24,19 +24,24 @@ fn ask(world: &World, service: &Service, kind: &str) {
     assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", service.output());
 }
 
-/// The file with that word in its path from which the service runs code.
-fn mapped(service: &Service, word: &str) -> String {
+/// The file from which the service runs code that has the first of these words in its path of which there is
+/// any.
+fn mapped(service: &Service, words: &[&str]) -> String {
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", service.id())).expect("it runs");
     let runs = maps.lines().filter(|line| line.contains(" r-xp "));
-    let path = runs.filter_map(|line| line.find('/').map(|at| line[at..].to_owned()));
-    path.into_iter().find(|path| path.contains(word)).expect("the service has loaded it")
+    let paths: Vec<_> = runs.filter_map(|line| line.find('/').map(|at| &line[at..])).collect();
+    let with = |word: &&str| paths.iter().find(|path| path.contains(*word));
+    words.iter().find_map(with).expect("the service has loaded it").to_string()
 }
+
+/// The interpreter: a library or the program itself, as it was built.
+const INTERPRETER: &[&str] = &["/libpython", "bin/python"];
 
 /// Waits until the agent has looked at the service: it does so now and then.
 fn await_probes(service: &Service) {
     let deadline = Instant::now() + patient(Duration::from_secs(15));
-    for word in ["bin/python", "_queue."] {
-        let file = mapped(service, word);
+    for words in [INTERPRETER, &["_queue."]] {
+        let file = mapped(service, words);
         while !is_control() && bytes_changed(service.id(), &file) == 0 {
             assert!(Instant::now() < deadline, "{file} is not probed");
             std::thread::sleep(Duration::from_millis(20));
@@ -137,5 +142,5 @@ fn without_the_rule_no_interpreter_is_probed() {
     let world = World::traced_with(&["--without-rule", "python-context"]);
     let service = handing(&world, true);
     ask(&world, &service, "task");
-    assert_eq!(bytes_changed(service.id(), &mapped(&service, "bin/python")), 0);
+    assert_eq!(bytes_changed(service.id(), &mapped(&service, INTERPRETER)), 0);
 }

@@ -226,11 +226,17 @@ unsafe fn write_context(
 /// Whether the send buffer takes the first `len` bytes of the message, and a header.
 #[inline(always)]
 pub(crate) fn has_room(connection: &Connection, config: &KernelConfig, len: u32) -> bool {
+    let (used, limit) = send_buffer(connection, config);
+    used + 2 * (len as u64 + HEADER_LEN as u64) + (HEADROOM as u64) < limit
+}
+
+/// The bytes that are in the send buffer, and those that may be.
+#[inline(always)]
+pub(crate) fn send_buffer(connection: &Connection, config: &KernelConfig) -> (u64, u64) {
     let sk = connection.sock as *const c_void;
-    let limit = read_u32(sk, config.off_sock_sndbuf);
     let used = read_u32(sk, config.off_sock_wmem_queued);
-    let needed = (used as u64) + 2 * (len as u64 + HEADER_LEN as u64) + HEADROOM as u64;
-    needed < limit as u64
+    let limit = read_u32(sk, config.off_sock_sndbuf);
+    (used as u64, limit as u64)
 }
 
 /// Builds the head anew, header included, in front of the message, and takes the old one out:

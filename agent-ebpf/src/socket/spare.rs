@@ -12,7 +12,7 @@ use tracewire_common::counter::Counter;
 use tracewire_common::records::{ConnectionEvent, KIND_SOCKET_SPARED};
 
 use crate::emit;
-use crate::socket::rewrite::has_room;
+use crate::socket::rewrite::send_buffer;
 use crate::state::count;
 use crate::task::birth::read_u32;
 use crate::task::exec::read_u64;
@@ -38,12 +38,21 @@ pub(crate) unsafe fn if_it_blocks(connection: *mut Connection, config: &KernelCo
         return;
     }
     if connection.flags & CONN_SPARED == 0
-        && !has_room(connection, config, len)
+        && !fits(connection, config, len)
         && blocks(connection, config)
     {
         connection.flags |= CONN_SPARED;
         tell(connection.cookie);
     }
+}
+
+/// Whether the send buffer takes the bytes, so that no send waits: the kernel charges an eighth of that for its
+/// own headers at the most.
+#[inline(always)]
+fn fits(connection: &Connection, config: &KernelConfig, len: u32) -> bool {
+    let (used, limit) = send_buffer(connection, config);
+    let len = len as u64;
+    used + len + len / 8 + (SHORT as u64) < limit
 }
 
 /// Whether calls on the socket wait.
