@@ -13,9 +13,9 @@ use crate::config::{Output, RunConfig};
 use crate::export::{Console, ConsoleConfig, OtlpExporter, QueueLimits, SpanSource, queue};
 use crate::kernel::{Kernel, Scope};
 use crate::metrics::Metrics;
-use crate::privileges;
 use crate::reading::{Reader, Requests};
 use crate::resolve::{Host, ProcFs, ProcessTable};
+use crate::{heap, privileges};
 
 /// What waits for the exporter, at most: with the text, some 25 MiB.
 const QUEUED: QueueLimits = QueueLimits { spans: 32_768, text: 16 << 20 };
@@ -68,7 +68,7 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
     let scope = Scope::claim(config.cgroup.as_deref())?;
     let losses = privileges::losses();
     let (mut kernel, mut records) = Kernel::load(scope, &config.kernel)?;
-    give_back_memory();
+    heap::give_back();
     let executables = config.executables;
     if executables.are_listed() {
         for pid in kernel.scope().processes() {
@@ -188,15 +188,5 @@ impl Stop {
                 _ = self.report.recv() => requests.report.store(true, Ordering::Relaxed),
             }
         }
-    }
-}
-
-/// Gives the system what loading took, some tens of MiB: the C library keeps what is free between
-/// things that stay.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no pointers; what is in use is left alone.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }

@@ -14,6 +14,7 @@ mod export;
 mod fuzzing;
 mod golang;
 mod grpc;
+mod heap;
 mod kernel;
 mod logging;
 mod metrics;

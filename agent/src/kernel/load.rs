@@ -33,8 +33,8 @@ use super::stats::{self, ProgramRuns, Timing};
 use super::takeover::{self, Pinned};
 use super::tls::{self, TlsProcesses};
 use super::uprobes::Maps;
-use crate::privileges;
 use crate::tls::mapped::{self, Mapped};
+use crate::{heap, privileges};
 
 /// Why the programs do not run.
 #[derive(Debug)]
@@ -141,6 +141,9 @@ impl Kernel {
             .map_max_entries("TASKS", settings.max_activities)
             .load(programs::object())
             .context("the kernel refused the agent's maps; smaller --ring-bytes, --max-connections or --max-activities may help")?;
+        // It holds the kernel's types, some 20 MiB.
+        drop(loader);
+        heap::give_back();
 
         ports::tell(&mut ebpf, settings)?;
 

@@ -98,7 +98,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Loads one program into the kernel.
-fn load(ebpf: &mut Ebpf, btf: &Btf, name: &str) -> Result<(), ProgramError> {
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
     let Some(program) = ebpf.program_mut(name) else {
         return Err(ProgramError::UnexpectedProgramType);
     };
@@ -111,7 +111,9 @@ fn load(ebpf: &mut Ebpf, btf: &Btf, name: &str) -> Result<(), ProgramError> {
         Program::RawTracePoint(p) => p.load(),
         Program::UProbe(p) => p.load(),
         Program::BtfTracePoint(p) => {
-            p.load(if name == RECEIVE { "sock_recv_length" } else { "tcp_rcv_space_adjust" }, btf)
+            // Not kept for the others: the kernel's types are some 20 MiB.
+            let btf = Btf::from_sys_fs()?;
+            p.load(if name == RECEIVE { "sock_recv_length" } else { "tcp_rcv_space_adjust" }, &btf)
         }
         _ => Err(ProgramError::UnexpectedProgramType),
     }
@@ -156,7 +158,6 @@ fn pop_data_is_right() -> bool {
 ///
 /// If not even the maps can be made.
 pub(crate) fn try_all() -> Result<Trial> {
-    let btf = Btf::from_sys_fs().context("cannot read the kernel's type information")?;
     let mut ebpf = loader()
         .map_max_entries("RECORDS", 1 << 16)
         .load(OBJECT)
@@ -166,7 +167,7 @@ pub(crate) fn try_all() -> Result<Trial> {
         .map(|&(name, purpose)| ProgramReport {
             name,
             purpose,
-            error: load(&mut ebpf, &btf, name).err().map(|e| short(&e)),
+            error: load(&mut ebpf, name).err().map(|e| short(&e)),
             verified: ebpf.program(name).and_then(stats::verified_instructions),
             optional: FOR_PROPAGATION.contains(&name)
                 || name.starts_with(RECEIVE)
@@ -202,7 +203,6 @@ fn short(error: &ProgramError) -> String {
 
 /// Loads all programs that are needed; of the two that learn receivers, the newer that loads.
 pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool, tcp_option: bool) -> Result<&'static str> {
-    let btf = Btf::from_sys_fs().context("cannot read the kernel's type information")?;
     let mut receive = RECEIVE;
     for &(name, purpose) in PROGRAMS {
         if name == RECEIVE_OLDER
@@ -212,8 +212,8 @@ pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool, tcp_option: bool) -> Re
         {
             continue;
         }
-        let Err(error) = load(ebpf, &btf, name) else { continue };
-        if name == RECEIVE && load(ebpf, &btf, RECEIVE_OLDER).is_ok() {
+        let Err(error) = load(ebpf, name) else { continue };
+        if name == RECEIVE && load(ebpf, RECEIVE_OLDER).is_ok() {
             receive = RECEIVE_OLDER;
             continue;
         }
