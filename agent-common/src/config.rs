@@ -70,6 +70,10 @@ pub struct KernelConfig {
     pub off_socket_file: u32,
     /// Offset of `file.f_flags`.
     pub off_file_flags: u32,
+    /// Offset of `tcp_sock.notsent_lowat`.
+    pub off_tcp_notsent_lowat: u32,
+    /// `net.ipv4.tcp_notsent_lowat`, in bytes; `u32::MAX` if that sets no limit.
+    pub notsent_lowat: u32,
     /// Explicit padding.
     pub pad: u32,
     /// Offset of `tcp_sock.write_seq`.

@@ -14,18 +14,20 @@ pub struct PyProcess {
     pub off_thread_id: u32,
     /// Offset of `PyThreadState.context`, in bytes.
     pub off_context: u32,
-    /// What the probes cost so far: a context that is entered 1, one that is copied and a job
+    /// What the probes cost so far: a context that is entered 1, one that is copied and each end of a job
     /// [`PY_COST_OF_COPY`].
     pub cost: u64,
     /// When the first context was seen to be made, `CLOCK_MONOTONIC` ns; 0 if none was.
     pub first_ns: u64,
     /// How often a thread that runs Python looked for the slot in vain.
-    pub attempts: u32,
+    pub attempts: u16,
+    /// How often another thread did, of which that is not known.
+    pub searches: u16,
     /// [`PY_PROCESS_THREADS_HAVE_CONTEXTS`], or 0.
     pub flags: u32,
 }
 
-/// In [`PyProcess::cost`]: a context that is copied, and a job.
+/// In [`PyProcess::cost`]: a context that is copied, and each end of a job.
 pub const PY_COST_OF_COPY: u64 = 3;
 
 /// Each thread but the first starts in a context of its own, as from CPython 3.14 on.

@@ -71,13 +71,13 @@ pub(crate) unsafe fn output(from: *const c_void, len: u64, now: u64) -> bool {
     result == 0
 }
 
-/// As [`output`], and wakes the agent: it has to look at the process while that is new.
+/// As [`output`], and wakes the agent: it has something to do that does not wait.
 ///
 /// # Safety
 ///
 /// As for [`output`].
 #[inline(always)]
-pub(crate) unsafe fn output_at_once(from: *const c_void, len: u64) {
+pub(crate) unsafe fn output_at_once(from: *const c_void, len: u64) -> bool {
     let flags = BPF_RB_FORCE_WAKEUP as u64;
     // SAFETY: the caller's promise.
     let result = unsafe {
@@ -86,6 +86,7 @@ pub(crate) unsafe fn output_at_once(from: *const c_void, len: u64) {
     if result != 0 {
         count(Counter::DropRingFull);
     }
+    result == 0
 }
 
 /// Writes the record in `scratch` with the first `data_len` bytes of its window.

@@ -191,7 +191,7 @@ pub(crate) fn work_here(id: u64, found: &mut Work) -> bool {
         // It may be the one that the thread started in.
         None if process.flags & PY_PROCESS_THREADS_HAVE_CONTEXTS != 0 && tid != tgid => false,
         None => {
-            // It is older than what is known, and so is what it is at work for.
+            // It is older than what is known, and so is what it is at work for; or it was made empty.
             *found = Work::NONE;
             true
         }

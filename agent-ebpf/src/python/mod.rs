@@ -37,7 +37,7 @@ pub(crate) fn process(tgid: u32) -> Option<&'static PyProcess> {
     let process = unsafe { &mut *PY_PROCESSES.get_ptr_mut(tgid)? };
     // Its threads may have contexts that are older than what is known of it, so this cannot wait
     // for a probe.
-    thread_state::find_slot(process);
+    thread_state::find_slot_if_python(process);
     Some(process)
 }
 

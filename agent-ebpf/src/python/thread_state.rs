@@ -18,7 +18,10 @@ const SPECIFIC: u64 = 0x2f0;
 const SPECIFIC_WORDS: u64 = 72;
 
 /// After so many the slot is not looked for any more: it is no C library that is known.
-const MOST_ATTEMPTS: u32 = 64;
+const MOST_ATTEMPTS: u16 = 64;
+
+/// After so many it is looked for by those alone that run Python for certain.
+const MOST_SEARCHES: u16 = 1024;
 
 /// `PyContext`, from CPython 3.7 on (Include/internal/pycore_context.h).
 #[repr(C)]
@@ -67,6 +70,14 @@ unsafe extern "C" fn search_slot(process: *mut PyProcess) -> u64 {
         word += 1;
     }
     0
+}
+
+/// As [`find_slot`], for a thread that may run something else, as one of a library's own.
+#[inline(always)]
+pub(crate) fn find_slot_if_python(process: &mut PyProcess) {
+    if process.state_slot == 0 && process.searches < MOST_SEARCHES && !find_slot(process) {
+        process.searches += 1;
+    }
 }
 
 /// A thread that runs Python has not found it.

@@ -41,18 +41,24 @@ pub(crate) unsafe fn if_it_blocks(connection: *mut Connection, config: &KernelCo
         && !fits(connection, config, len)
         && blocks(connection, config)
     {
-        connection.flags |= CONN_SPARED;
-        tell(connection.cookie);
+        // If it cannot be told now, then with the next send.
+        if tell(connection.cookie) {
+            count(Counter::SocketsSpared);
+            connection.flags |= CONN_SPARED;
+        }
     }
 }
 
 /// Whether the send buffer takes the bytes, so that no send waits: the kernel charges an eighth of that for its
-/// own headers at the most.
+/// own headers at the most. Nor does it take more where so many bytes have not been sent yet as the
+/// process or the administrator allow (`TCP_NOTSENT_LOWAT`, `sk_stream_memory_free`).
 #[inline(always)]
 fn fits(connection: &Connection, config: &KernelConfig, len: u32) -> bool {
     let (used, limit) = send_buffer(connection, config);
     let len = len as u64;
-    used + len + len / 8 + (SHORT as u64) < limit
+    let unsent = read_u32(connection.sock as *const c_void, config.off_tcp_notsent_lowat);
+    let unsent = if unsent == 0 { config.notsent_lowat } else { unsent };
+    used + len < unsent as u64 && used + len + len / 8 + (SHORT as u64) < limit
 }
 
 /// Whether calls on the socket wait.
@@ -64,12 +70,9 @@ fn blocks(connection: &Connection, config: &KernelConfig) -> bool {
 }
 
 #[inline(never)]
-fn tell(connection: u64) {
-    count(Counter::SocketsSpared);
+fn tell(connection: u64) -> bool {
     let header = emit::header(KIND_SOCKET_SPARED, 0);
     let record = ConnectionEvent { header, connection, tgid: 0, flags: 0 };
     // SAFETY: a whole record on the stack.
-    unsafe {
-        emit::output_at_once((&raw const record).cast(), size_of::<ConnectionEvent>() as u64)
-    };
+    unsafe { emit::output_at_once((&raw const record).cast(), size_of::<ConnectionEvent>() as u64) }
 }

@@ -10,7 +10,9 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SockOpsContext;
 use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
-use tracewire_common::connection::{CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, CONN_TLS, Connection};
+use tracewire_common::connection::{
+    CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, CONN_SPARED, CONN_TLS, Connection,
+};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Role};
 use tracewire_common::records::KIND_HTTP2_ENDED;
@@ -102,7 +104,8 @@ fn on_established(ops: *mut bpf_sock_ops, role: Role) {
 #[inline(always)]
 unsafe fn enrol(ops: *mut bpf_sock_ops, connection: &mut Connection) {
     // The state must say so before the first send can.
-    connection.flags |= CONN_ENROLLED;
+    // A socket may be connected once more, and have left the map before.
+    connection.flags = connection.flags & !CONN_SPARED | CONN_ENROLLED;
     // SAFETY: the caller's promise.
     if unsafe { state::enrol(ops, connection.cookie) } {
         count(Counter::SocketsEnrolled);

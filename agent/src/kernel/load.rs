@@ -101,7 +101,8 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Loads everything, but looks at no traffic yet.
+    /// Loads everything. From now on it is seen which processes begin, run another program, and end;
+    /// traffic is not looked at yet.
     ///
     /// # Errors
     ///
@@ -230,6 +231,9 @@ impl Kernel {
         )?);
         let messages = Messages::new(&mut ebpf)?;
         let timing = settings.program_times.then(Timing::start).transpose()?;
+        // Before anybody looks at what processes run: else one that runs another program meanwhile would
+        // be taken for what it was.
+        programs::attach_to_processes(&mut ebpf)?;
         let kernel = Self {
             ebpf,
             scope,
@@ -255,7 +259,7 @@ impl Kernel {
         Ok((kernel, records))
     }
 
-    /// Attaches everything. Connections that exist are read from now on, and enrolled by
+    /// Attaches everything else. Connections that exist are read from now on, and enrolled by
     /// [`Kernel::adopt`].
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{MapData, ProgramArray};
-use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType};
+use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType, RawTracePoint};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf, EbpfLoader};
 
@@ -245,7 +245,29 @@ pub(super) fn place_http2(ebpf: &mut Ebpf, propagate: bool) -> Result<Vec<Progra
     places.into_iter().map(place).collect()
 }
 
-/// Attaches all but the programs on the socket map, which are attached before.
+/// What says which processes begin, run another program, and end.
+const OF_PROCESSES: [&str; 3] = ["inherit_activity", "note_exec", "forget_task"];
+
+/// Attaches what says which processes begin, run another program, and end.
+pub(super) fn attach_to_processes(ebpf: &mut Ebpf) -> Result<()> {
+    for name in OF_PROCESSES {
+        let tracepoint = match name {
+            "inherit_activity" => "sched_process_fork",
+            "note_exec" => "sched_process_exec",
+            _ => "sched_process_exit",
+        };
+        let program: &mut RawTracePoint = ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))?
+            .try_into()?;
+        program
+            .attach(tracepoint)
+            .with_context(|| format!("cannot attach the program {name} to {tracepoint}"))?;
+    }
+    Ok(())
+}
+
+/// Attaches all but those, and the programs on the socket map, which are attached before.
 pub(super) fn attach_all(
     ebpf: &mut Ebpf,
     scope: &Scope,
@@ -255,7 +277,8 @@ pub(super) fn attach_all(
     // A cgroup link is always one of several ("multi"); the mode for links is `Single`.
     let mode = CgroupAttachMode::Single;
     for &(name, purpose) in PROGRAMS {
-        if FOR_PROPAGATION.contains(&name)
+        if OF_PROCESSES.contains(&name)
+            || FOR_PROPAGATION.contains(&name)
             || (name.starts_with(RECEIVE) && name != receive)
             || FOR_PROCESSES.contains(&name)
             || [HTTP2_EGRESS, HTTP2_INGRESS].contains(&name)
@@ -278,14 +301,6 @@ pub(super) fn attach_all(
                 p.attach(&scope.directory, direction, mode).map(|_| ())
             }
             Program::BtfTracePoint(p) => p.attach().map(|_| ()),
-            Program::RawTracePoint(p) => {
-                let tracepoint = match name {
-                    "inherit_activity" => "sched_process_fork",
-                    "note_exec" => "sched_process_exec",
-                    _ => "sched_process_exit",
-                };
-                p.attach(tracepoint).map(|_| ())
-            }
             _ => Err(ProgramError::UnexpectedProgramType),
         }
         .with_context(|| {

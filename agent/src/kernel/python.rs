@@ -251,25 +251,22 @@ impl PythonProcesses {
             self.leave_alone(pid);
             return;
         }
-        match &binary.interpreter {
-            Some(Err(why)) => {
-                if is_new {
-                    tracing::warn!(path, pid, %why, "requests that tasks and pools of threads of this Python send may lack parents");
-                }
-                return;
+        if let Some(Err(why)) = &binary.interpreter {
+            if is_new {
+                tracing::warn!(path, pid, %why, "requests that tasks and pools of threads of this Python send may lack parents");
             }
-            Some(Ok(interpreter)) => {
-                let here = |one: &&Mapped<'_>| one.number == number;
-                let copy =
-                    maps.iter().filter(here).find_map(|one| one.address_of(interpreter.copy));
-                if !copy.is_some_and(|copy| self.tell(pid, interpreter, copy)) {
-                    return;
-                }
-            }
-            _ => {}
+            return;
         }
         match self.programs.attach(&file, &binary, pid) {
             Ok(probes) => {
+                if let Some(Ok(interpreter)) = &binary.interpreter {
+                    // Not before: what is known of contexts is true as long as all that are made are seen.
+                    let mut here = maps.iter().filter(|one| one.number == number);
+                    let copy = here.find_map(|one| one.address_of(interpreter.copy));
+                    if !copy.is_some_and(|copy| self.tell(pid, interpreter, copy)) {
+                        return self.closer.close(probes);
+                    }
+                }
                 tracing::debug!(path, pid, "Python probed");
                 let process = self.running.entry(pid).or_default();
                 process.probes.extend(probes);

@@ -94,6 +94,8 @@ pub(super) fn kernel_config(
         off_sock_socket: offset("sock", "sk_socket")?,
         off_socket_file: offset("socket", "file")?,
         off_file_flags: offset("file", "f_flags")?,
+        off_tcp_notsent_lowat: offset("tcp_sock", "notsent_lowat")?,
+        notsent_lowat: notsent_lowat(),
         pad: 0,
         off_tcp_write_seq: offset("tcp_sock", "write_seq")?,
         off_task_pid: offset("task_struct", "pid")?,
@@ -109,6 +111,15 @@ pub(super) fn kernel_config(
         rules_off: settings.rules_off.iter().fold(0, |bits, rule| bits | rule.bit()),
         go: go_offsets(&types)?,
     })
+}
+
+/// How many bytes may wait to be sent where a process does not say, as the administrator has set it for the
+/// network namespace of the agent. No limit if that cannot be read.
+fn notsent_lowat() -> u32 {
+    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_notsent_lowat")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(u32::MAX)
 }
 
 /// What leads to goroutines: all zero on machines where that way is not known.
