@@ -23,7 +23,7 @@ pub const CONN_TLS: u16 = 64;
 /// Of a session of a TLS library: it was seen from its start.
 pub const CONN_WHOLE: u16 = 128;
 
-/// Userspace was asked to take the socket out of the socket map.
+/// The socket is to leave the socket map.
 pub const CONN_SPARED: u16 = 256;
 
 /// The exchange's trace is sampled: its records are wanted.

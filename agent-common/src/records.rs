@@ -41,7 +41,8 @@ pub const KIND_HTTP2_STARTED: u16 = 12;
 /// [`RecordHeader::kind`] of [`ConnectionEvent`]: a connection that carried HTTP/2 is gone.
 pub const KIND_HTTP2_ENDED: u16 = 13;
 
-/// [`RecordHeader::kind`] of [`ConnectionEvent`]: the socket is to leave the socket map.
+/// [`RecordHeader::kind`] of [`ConnectionEvent`]: the socket, older than the agent, is to leave the
+/// socket map.
 pub const KIND_SOCKET_SPARED: u16 = 14;
 
 /// The most candidates for one request's parent that are named.

@@ -77,7 +77,7 @@ pub(crate) unsafe fn output(from: *const c_void, len: u64, now: u64) -> bool {
 ///
 /// As for [`output`].
 #[inline(always)]
-pub(crate) unsafe fn output_at_once(from: *const c_void, len: u64) -> bool {
+pub(crate) unsafe fn output_at_once(from: *const c_void, len: u64) {
     let flags = BPF_RB_FORCE_WAKEUP as u64;
     // SAFETY: the caller's promise.
     let result = unsafe {
@@ -86,7 +86,6 @@ pub(crate) unsafe fn output_at_once(from: *const c_void, len: u64) -> bool {
     if result != 0 {
         count(Counter::DropRingFull);
     }
-    result == 0
 }
 
 /// Writes the record in `scratch` with the first `data_len` bytes of its window.

@@ -6,7 +6,8 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_sk_storage_get, bpf_sock_hash_update,
+    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_map_delete_elem, bpf_sk_storage_get,
+    bpf_sock_hash_update,
 };
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkMsgContext;
@@ -265,6 +266,14 @@ pub(crate) unsafe fn enrol(ops: *mut aya_ebpf::bindings::bpf_sock_ops, mut cooki
     unsafe {
         bpf_sock_hash_update(ops, map_of(&raw const ENROLLED), (&raw mut cookie).cast(), 0) == 0
     }
+}
+
+/// Takes a socket out of the socket map, if it is there.
+#[inline(always)]
+pub(crate) fn take_out(mut cookie: u64) {
+    // SAFETY: the key is read by the helper.
+    let _gone_already =
+        unsafe { bpf_map_delete_elem(map_of(&raw const ENROLLED), (&raw mut cookie).cast()) };
 }
 
 /// What a task works on.

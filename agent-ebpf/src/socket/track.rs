@@ -1,15 +1,16 @@
 //! Connections as they are established and closed (`sock_ops`).
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE, bpf_sock_ops,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
+    BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE,
+    bpf_sock_ops,
 };
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set,
 };
 use aya_ebpf::programs::SockOpsContext;
-use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
+use tracewire_common::config::{PROPAGATE_HTTP1, PROPAGATE_MAY_LEAVE, WINDOW};
 use tracewire_common::connection::{
     CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, CONN_SPARED, CONN_TLS, Connection,
 };
@@ -21,7 +22,7 @@ use tracewire_common::stream::Stream;
 use crate::bounds::filling;
 use crate::http2::{connections, streams};
 use crate::socket::drive::{self, Drive, Piece, Source};
-use crate::socket::{ending, exchange};
+use crate::socket::{ending, exchange, spare};
 use crate::state::{self, EarlyKey, config, count};
 use crate::task::work;
 use crate::tls::sessions;
@@ -29,12 +30,13 @@ use crate::tls::sessions;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
-/// A socket opened, accepted or closed.
+/// A socket opened, accepted or closed; or a round trip of one was measured.
 #[inline(always)]
 pub(crate) fn on_event(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => on_established(ctx.ops, Role::Client),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => on_established(ctx.ops, Role::Server),
+        BPF_SOCK_OPS_RTT_CB => spare::on_round_trip(ctx.ops),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => on_closed(ctx.ops),
         _ => {}
     }
@@ -86,7 +88,10 @@ fn on_established(ops: *mut bpf_sock_ops, role: Role) {
         }
         count(Counter::ConnectionsTracked);
         // Others may have asked for more.
-        let callbacks = (*ops).bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG;
+        let mut callbacks = (*ops).bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG;
+        if role as u8 == Role::Client as u8 && config.propagate & PROPAGATE_MAY_LEAVE != 0 {
+            callbacks |= BPF_SOCK_OPS_RTT_CB_FLAG;
+        }
         bpf_sock_ops_cb_flags_set(ops, callbacks as i32);
         if role as u8 == Role::Client as u8 {
             if config.propagate & PROPAGATE_HTTP1 != 0 {
