@@ -11,7 +11,7 @@ use tracewire_tests::cgroup::Cgroup;
 use tracewire_tests::kernel_programs::{assert_none_left, attached, loaded};
 use tracewire_tests::process::{Process, copy_program, patient};
 use tracewire_tests::script::Step;
-use tracewire_tests::world::{World, is_control};
+use tracewire_tests::world::{World, is_control, send};
 
 /// The user that owns nothing (`nobody`).
 const NOBODY: u32 = 65_534;
@@ -194,6 +194,30 @@ fn a_stopped_agent_leaves_nothing() {
         world.start_agent(&[]);
         assert!(attached(world.cgroup.path()) > 0, "nothing is attached to the cgroup");
         world.stop_agent();
+    });
+}
+
+#[test]
+fn an_agent_that_stops_by_itself_leaves_no_program_on_open_connections_either() {
+    leaving_nothing(|world| {
+        let before = loaded();
+        let answer = Step::send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        let server = world.server(vec![Step::heads(1), answer, Step::UntilClosed]);
+        // With the verdict program that other kernels need sockets stay in the map.
+        world.start_agent(&["--propagate", "auto"]);
+        let steps = [
+            Step::Connect(server.address()),
+            Step::send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            Step::until("\r\n\r\nok"),
+            Step::Gate,
+        ];
+        let mut client =
+            world.peer(|directory| send(directory, steps.map(|step| (0, step)).to_vec()));
+        client.wait_gate(0);
+        world.stop_agent();
+        assert_none_left(&before);
+        client.open_gate();
+        client.finish(1);
     });
 }
 

@@ -495,13 +495,20 @@ impl Kernel {
     /// counters and runs: nothing is counted, and no record written, after them.
     pub(crate) fn detach(self) -> (StdHashMap<&'static str, u64>, Vec<ProgramRuns>) {
         let runs = self.program_runs();
-        let Self { ebpf, counts, mut stages, goroutines, tls, python, .. } = self;
+        let Self { ebpf, counts, mut enrolled, mut stages, goroutines, tls, python, .. } = self;
         if self.propagating
             && let Err(error) = stages.clear_index(&0)
         {
             tracing::debug!(%error, "the rewriting program goes with its map");
         }
-        drop((stages, goroutines, tls, python, ebpf));
+        if self.sockets_may_leave {
+            let sockets: Vec<u64> = enrolled.keys().flatten().collect();
+            for cookie in sockets {
+                // It may be closed by now.
+                let _gone = enrolled.remove(&cookie);
+            }
+        }
+        drop((stages, enrolled, goroutines, tls, python, ebpf));
         await_running_programs();
         (read_counters(&counts), runs)
     }
