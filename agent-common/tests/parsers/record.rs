@@ -4,13 +4,15 @@ use crate::bodies;
 use proptest::prelude::*;
 use tracewire_common::records::{
     ConnectionEvent, DecodeError, ExchangeCandidates, ExchangeClosed, ExchangeOpened, HeadFragment,
-    KIND_CONNECTION_OPAQUE, KIND_EXCHANGE_CANDIDATES, KIND_EXCHANGE_CLOSED, KIND_EXCHANGE_OPENED,
-    KIND_HEAD_FRAGMENT, KIND_PROCESS_EXEC, KIND_PROCESS_EXIT, KIND_PROCESS_FORK, ProcessEvent,
-    ProcessExec, RECORD_VERSION, Record, RecordHeader, decode,
+    HeaderBlock, KIND_CONNECTION_OPAQUE, KIND_EXCHANGE_CANDIDATES, KIND_EXCHANGE_CLOSED,
+    KIND_EXCHANGE_OPENED, KIND_HEAD_FRAGMENT, KIND_HEADER_BLOCK, KIND_HTTP2_ENDED,
+    KIND_HTTP2_STARTED, KIND_PROCESS_EXEC, KIND_PROCESS_EXIT, KIND_PROCESS_FORK,
+    KIND_SOCKET_SPARED, KIND_STREAM_CLOSED, KIND_STREAM_OPENED, ProcessEvent, ProcessExec,
+    RECORD_VERSION, Record, RecordHeader, decode,
 };
 
 /// Every kind, with the size of its fixed part and whether data follows.
-const KINDS: [(u16, usize, bool); 8] = [
+const KINDS: [(u16, usize, bool); 14] = [
     (KIND_HEAD_FRAGMENT, size_of::<HeadFragment>(), true),
     (KIND_EXCHANGE_OPENED, size_of::<ExchangeOpened>(), true),
     (KIND_EXCHANGE_CLOSED, size_of::<ExchangeClosed>(), false),
@@ -19,6 +21,12 @@ const KINDS: [(u16, usize, bool); 8] = [
     (KIND_PROCESS_FORK, size_of::<ProcessEvent>(), false),
     (KIND_PROCESS_EXIT, size_of::<ProcessEvent>(), false),
     (KIND_CONNECTION_OPAQUE, size_of::<ConnectionEvent>(), false),
+    (KIND_SOCKET_SPARED, size_of::<ConnectionEvent>(), false),
+    (KIND_STREAM_OPENED, size_of::<ExchangeOpened>(), true),
+    (KIND_HEADER_BLOCK, size_of::<HeaderBlock>(), true),
+    (KIND_STREAM_CLOSED, size_of::<ExchangeClosed>(), false),
+    (KIND_HTTP2_STARTED, size_of::<ConnectionEvent>(), false),
+    (KIND_HTTP2_ENDED, size_of::<ConnectionEvent>(), false),
 ];
 
 fn header(kind: u16, version: u16, data_len: u32) -> Vec<u8> {
@@ -124,7 +132,8 @@ fn other_versions_are_refused_before_anything_else_is_read() {
 
 #[test]
 fn unknown_kinds_are_refused() {
-    for kind in [0, 14, u16::MAX] {
+    let known = KINDS.map(|(kind, ..)| kind);
+    for kind in (0..=u16::MAX).filter(|kind| !known.contains(kind)) {
         assert_eq!(decode(&header(kind, RECORD_VERSION, 0)), Err(DecodeError::Kind(kind)));
     }
 }
@@ -169,7 +178,7 @@ proptest! {
 
     #[test]
     fn any_bytes_behind_a_valid_start_are_decoded_or_refused(
-        kind in 0..9u16, data_len in prop_oneof![0..200u32, any::<u32>()],
+        kind in 0..=KINDS.len() as u16 + 1, data_len in prop_oneof![0..200u32, any::<u32>()],
         rest in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let mut bytes = header(kind, RECORD_VERSION, data_len);
