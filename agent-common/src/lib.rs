@@ -18,3 +18,4 @@ pub mod records;
 pub mod stream;
 pub mod tcp_option;
 pub mod tls;
+pub mod tokio;

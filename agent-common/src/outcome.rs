@@ -83,6 +83,9 @@ wire_enum! {
         PythonContext = 13 => "python_context",
         /// The thread of a pool took a job that was put in a queue for the parent.
         Queue = 14 => "queue",
+        /// The tokio task that made the call, or woke the one that writes it, received the parent's
+        /// request.
+        TokioTask = 15 => "tokio_task",
     }
 }
 

@@ -34,6 +34,7 @@ mod state;
 mod task;
 mod tcp_option;
 mod tls;
+mod tokio;
 
 use aya_ebpf::macros::{
     btf_tracepoint, cgroup_skb, cgroup_sock_addr, raw_tracepoint, sk_msg, sock_ops, stream_verdict,
@@ -179,6 +180,20 @@ fn note_python_entry(ctx: ProbeContext) -> u32 {
 #[uretprobe]
 fn note_python_return(ctx: RetProbeContext) -> u32 {
     python::on_return(&ctx);
+    golang::keep_own_stack(&ctx);
+    0
+}
+
+#[uprobe]
+fn note_tokio_entry(ctx: ProbeContext) -> u32 {
+    tokio::on_entry(&ctx);
+    golang::keep_own_stack(&ctx);
+    0
+}
+
+#[uretprobe]
+fn note_tokio_return(ctx: RetProbeContext) -> u32 {
+    tokio::on_return();
     golang::keep_own_stack(&ctx);
     0
 }

@@ -21,6 +21,7 @@ use tracewire_common::outcome::Correlation;
 use crate::golang::goroutine;
 use crate::python;
 use crate::task::birth::read_u32;
+use crate::tokio;
 
 /// Whether packet programs may ask for the task at work by `bpf_get_current_pid_tgid`: not
 /// on older kernels. Set before loading; since it cannot change after that, the verifier
@@ -358,6 +359,7 @@ pub(crate) fn forget_process(tgid: u32) {
     let _was_never_there = PROCESSES.remove(tgid);
     goroutine::forget(tgid);
     python::forget(tgid);
+    tokio::forget(tgid);
 }
 
 /// Whether the rules leave connections with this service port alone.

@@ -61,6 +61,9 @@ pub(crate) enum Rule {
     PythonContext,
     /// The thread of a pool took a job that was put in a queue for the parent.
     Queue,
+    /// The tokio task that makes the call received the parent's request. Without it, programs on tokio
+    /// are looked at by their threads.
+    TokioTask,
 }
 
 impl From<Rule> for Correlation {
@@ -75,6 +78,7 @@ impl From<Rule> for Correlation {
             Rule::Goroutine => Self::Goroutine,
             Rule::PythonContext => Self::PythonContext,
             Rule::Queue => Self::Queue,
+            Rule::TokioTask => Self::TokioTask,
         }
     }
 }

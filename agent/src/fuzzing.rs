@@ -15,10 +15,12 @@ use crate::kernel::blocked::descriptor;
 use crate::kernel::btf::KernelTypes;
 use crate::kernel::proc_net::listening_port;
 use crate::metrics::Metrics;
+use crate::python;
 use crate::resolve::identity::Identity;
 use crate::resolve::{container, procfs};
 use crate::span::{RequestHead, TextRange};
 use crate::tls;
+use crate::tokio_tasks;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -276,6 +278,10 @@ pub fn programs(data: &[u8]) {
         assert!(binary.birth.is_none_or(|place| place < len));
     }
     let _none_or_one = tls::hidden(&file);
+    let _none_or_one = python::inspect(&file);
+    if let Some(binary) = tokio_tasks::inspect(&file) {
+        assert!(binary.entries().next().is_some());
+    }
     if let Some(Ok(library)) = tls::inspect(&file) {
         // Of the others only the start of what is executable is known, and the kernel asks for the end.
         for (place, _) in library.ends {

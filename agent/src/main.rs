@@ -25,6 +25,7 @@ mod reading;
 mod resolve;
 mod span;
 mod tls;
+mod tokio_tasks;
 
 use std::process::ExitCode;
 

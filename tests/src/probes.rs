@@ -59,6 +59,25 @@ pub fn bytes_changed(pid: u32, file: &str) -> usize {
         .sum()
 }
 
+/// Waits until a process has probes in its code from that file, and no more are put in.
+///
+/// # Panics
+///
+/// If it has none in time.
+pub fn await_probed(pid: u32, file: &str) {
+    let deadline = Instant::now() + patient(LIMIT);
+    let mut before = 0;
+    loop {
+        let changed = bytes_changed(pid, file);
+        if changed != 0 && changed == before {
+            return;
+        }
+        before = changed;
+        assert!(Instant::now() < deadline, "no probe in {file}, or ever more: {changed}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Waits until so many bytes of a process's code from that file are changed.
 ///
 /// # Panics

@@ -212,6 +212,19 @@ pub fn handing(world: &World, is_loop: bool) -> Service {
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
+/// The service with that name of the program `tasks`, or of a copy of it; it asks the server at the port
+/// `next`.
+///
+/// # Panics
+///
+/// If it was not built or does not start.
+pub fn tasks(world: &World, program: Option<&Path>, name: &str, next: u16) -> Service {
+    let built = crate::peer::program().with_file_name("tasks");
+    let mut command = Command::new(program.unwrap_or(&built));
+    command.arg(name).env("NEXT", next.to_string());
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
 /// The server of `uploads.py`: reads bodies slowly.
 ///
 /// # Panics

@@ -12,6 +12,7 @@ use crate::golang::goroutine;
 use crate::python::context;
 use crate::state::{self, config, count};
 use crate::task::work::{self, Work};
+use crate::tokio;
 
 const IPPROTO_TCP: u32 = 6;
 
@@ -49,6 +50,10 @@ pub(crate) fn on_connect(ctx: &SockAddrContext) {
         let mut known = Work::NONE;
         if context::work_here(id, &mut known) {
             // So it will be of who sends.
+            return;
+        }
+        if tokio::is_followed(tgid) {
+            // Likewise; and a pool may give what it opened for one to another.
             return;
         }
         let port = u16::from_be((*ctx.sock_addr).user_port as u16);

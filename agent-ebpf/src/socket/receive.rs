@@ -12,6 +12,7 @@ use crate::socket::opaque;
 use crate::state;
 use crate::task::work;
 use crate::tls;
+use crate::tokio;
 
 /// The task at work received bytes from a socket.
 #[inline(always)]
@@ -62,6 +63,7 @@ pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
                 None => {
                     let task = (tgid as u64) << 32 | tid as u64;
                     context::received(connection, task, exchange.span_id);
+                    tokio::task::received(task, exchange.span_id);
                     work::received(tgid, tid, exchange.span_id);
                 }
             }

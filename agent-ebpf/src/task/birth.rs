@@ -15,6 +15,7 @@ use crate::task::exec::is_in_scope;
 use crate::task::work::Work;
 use crate::task::{scattered, work};
 use crate::tls;
+use crate::tokio;
 
 /// Reads an `int` field of a kernel struct; 0 if it cannot be read.
 #[inline(always)]
@@ -71,6 +72,7 @@ pub(crate) fn on_exit() {
     work::ended(tgid, tid);
     forget_task(tid);
     python::forget_thread(tgid, tid);
+    tokio::forget_thread(tgid, tid);
     tls::calls::forget(tid);
     if tgid != tid {
         return;

@@ -16,6 +16,7 @@ use crate::golang::goroutine;
 use crate::python::context;
 use crate::state::{self, rule_is_on};
 use crate::task::{candidates, event_loop, scattered};
+use crate::tokio;
 
 /// The task at work received bytes of a request.
 #[inline(always)]
@@ -305,7 +306,8 @@ impl Work {
     pub(crate) const AMBIGUOUS: Self = Self { activity: 0, rule: Correlation::Ambiguous as u64 };
 }
 
-/// For what a task sends a request on the connection: of a Go program a goroutine, of Python a context, else [`of`]. A
+/// For what a task sends a request on the connection: of a Go program a goroutine, of Python a context, on
+/// tokio a task, else [`of`]. A
 /// global function.
 ///
 /// # Safety
@@ -323,7 +325,10 @@ pub(crate) unsafe extern "C" fn work_of(
     }
     // SAFETY: checked for null, and valid by the caller's promise.
     let (connection, found) = unsafe { (&*connection, &mut *found) };
-    if !goroutine::work_on(connection, task, found) && !context::work_on(connection, task, found) {
+    if !goroutine::work_on(connection, task, found)
+        && !context::work_on(connection, task, found)
+        && !tokio::task::work_on(connection, task, found)
+    {
         *found = of(task, connection.remote_port);
     }
     0

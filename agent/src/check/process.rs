@@ -9,6 +9,7 @@ use crate::python;
 use crate::resolve::procfs::ProcFs;
 use crate::tls::mapped::{self, Mapped};
 use crate::tls::{self, TlsLibrary};
+use crate::tokio_tasks;
 
 /// What stands where a probe is (`int3`).
 const BREAKPOINT: u8 = 0xcc;
@@ -40,6 +41,9 @@ pub(crate) fn check(pid: u32) -> bool {
         };
         say_goroutines(piece.path, &file);
         say_python(pid, piece.path, &file, &pieces);
+        if Some(piece.path) == executable.as_deref() {
+            say_tokio(pid, piece.path, &file, &pieces);
+        }
         match tls::inspect(&file) {
             Some(Ok(library)) => {
                 can_be_read = true;
@@ -100,6 +104,23 @@ fn say_python(pid: u32, path: &str, file: &File, pieces: &[Mapped<'_>]) {
     let places = binary.entries.iter().chain(&binary.returns).map(|(place, _)| *place).collect();
     let state = state_of(pid, path, places, pieces);
     line(&format!("ok      {path}: {what}{state}"));
+}
+
+/// Says whether tasks can be told apart, if it is a program on tokio.
+fn say_tokio(pid: u32, path: &str, file: &File, pieces: &[Mapped<'_>]) {
+    let Some(binary) = tokio_tasks::inspect(file) else { return };
+    let lacks = match (binary.wakes.is_empty(), binary.makes.is_empty()) {
+        (false, false) => "",
+        (false, true) => "; who makes one is not seen, for it has no symbols that tell where",
+        (true, _) => {
+            "; what one has another send is not seen, for it is not found where they are woken"
+        }
+    };
+    let places = binary.entries().map(|(place, _)| place).collect();
+    let state = state_of(pid, path, places, pieces);
+    line(&format!(
+        "ok      {path}: a program on tokio whose tasks can be told apart{lacks}{state}"
+    ));
 }
 
 fn say_library(pid: u32, path: &str, library: &TlsLibrary, pieces: &[Mapped<'_>]) {

@@ -3,6 +3,8 @@
 
 mod window;
 
+use std::collections::BTreeMap;
+
 use object::LittleEndian as Le;
 use object::elf::{self, EM_X86_64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
 use object::pod::{self, Pod};
@@ -17,6 +19,11 @@ const MOST_SECTIONS: u16 = 1024;
 /// Sections longer than this are not looked at, in bytes. The largest Go programs have function
 /// tables of some 100 MiB.
 const LONGEST_SECTION: u64 = 1 << 30;
+
+/// Names of symbols longer than this are not found by a part of them, in bytes.
+const LONGEST_NAME: u64 = 4096;
+/// As many are, at most.
+const MOST_NAMES: usize = 64;
 
 /// A section in its file.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +78,11 @@ impl<'a> Elf<'a> {
         let sections = read_all(&mut window, header.e_shoff.get(Le), sections)?;
         let (entry, names) = (header.e_entry.get(Le), header.e_shstrndx.get(Le));
         Some(Self { window, entry, segments, sections, names })
+    }
+
+    /// What is at that place in the file.
+    pub(crate) fn read<T: Pod + Copy>(&mut self, at: u64) -> Option<T> {
+        read(&mut self.window, at)
     }
 
     fn section_at(&self, index: usize) -> Option<Section> {
@@ -137,6 +149,60 @@ impl<'a> Elf<'a> {
     /// The address of the function of that name, where symbols were not removed.
     pub(crate) fn function(&mut self, name: &[u8]) -> Option<u64> {
         self.symbol(name, elf::STT_FUNC)
+    }
+
+    /// The functions with that in their names, where symbols were not removed: their names and addresses.
+    pub(crate) fn functions_named_like(&mut self, part: &[u8]) -> Vec<(Vec<u8>, u64)> {
+        self.section(b".symtab")
+            .and_then(|table| {
+                let names = self.names_with(table, part)?;
+                self.functions_of(table, &names)
+            })
+            .unwrap_or_default()
+    }
+
+    /// The names in that table's strings that have `part` in them, by where they begin; at most
+    /// [`MOST_NAMES`].
+    fn names_with(&mut self, table: Section, part: &[u8]) -> Option<BTreeMap<u64, Vec<u8>>> {
+        let strings = self.section_at(usize::try_from(table.link).ok()?)?;
+        let mut names = BTreeMap::new();
+        let mut from = 0;
+        while names.len() < MOST_NAMES {
+            let rest = strings.len.checked_sub(from)?;
+            let Some(found) = self.window.find(strings.at.checked_add(from)?, rest, part) else {
+                break;
+            };
+            let at = from + found;
+            let before = at.min(LONGEST_NAME);
+            let end = (before + LONGEST_NAME).min(strings.len - (at - before));
+            let text = self.window.upto(strings.at + (at - before), usize::try_from(end).ok()?)?;
+            let middle = usize::try_from(before).ok()?;
+            let (head, tail) = text.split_at_checked(middle)?;
+            let start = head.iter().rposition(|&byte| byte == 0).map_or(0, |nul| nul + 1);
+            let len = tail.iter().position(|&byte| byte == 0)?;
+            let name = text.get(start..middle + len)?.to_vec();
+            names.insert(at - before + start as u64, name);
+            from = at + len as u64;
+        }
+        Some(names)
+    }
+
+    fn functions_of(
+        &mut self,
+        table: Section,
+        names: &BTreeMap<u64, Vec<u8>>,
+    ) -> Option<Vec<(Vec<u8>, u64)>> {
+        let size = size_of::<Sym64<Le>>() as u64;
+        let mut found = Vec::new();
+        for index in 0..table.len / size {
+            let symbol: Sym64<Le> = self.read(table.at.checked_add(index * size)?)?;
+            let is_here =
+                symbol.st_info & 0xf == elf::STT_FUNC && symbol.st_shndx.get(Le) != elf::SHN_UNDEF;
+            if let Some(name) = names.get(&u64::from(symbol.st_name.get(Le))).filter(|_| is_here) {
+                found.push((name.clone(), symbol.st_value.get(Le)));
+            }
+        }
+        Some(found)
     }
 
     fn symbol(&mut self, name: &[u8], kind: u8) -> Option<u64> {

@@ -2,9 +2,7 @@
 //! these call the HTTP client.
 
 use std::collections::{HashMap as StdHashMap, HashSet};
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -12,9 +10,11 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
 use tracewire_common::golang::GoProcess;
 
+use super::executable;
 use super::load::Shared;
 use super::uprobes::{Maps, Place, Uprobe};
 use crate::golang::{self, GoBinary, Unknown};
+use crate::tls::mapped::Identity;
 
 /// The programs that see calls of the client, and births of goroutines.
 pub(super) const CALL: &str = "note_go_call";
@@ -30,9 +30,6 @@ const REMEMBERED: usize = 4096;
 
 /// `BPF_EXIST`: what the kernel half has removed is not put back.
 const EXIST: u64 = 2;
-
-/// An executable as it is now: device, inode, and the time of its last change in ns.
-type Identity = (u64, u64, i128);
 
 /// What an executable is: `None` if no Go program.
 type Inspected = Option<Result<GoBinary, Unknown>>;
@@ -167,8 +164,7 @@ impl Goroutines {
     }
 
     fn look_at(&mut self, pid: u32) {
-        let path = format!("/proc/{pid}/exe");
-        let Some((file, executable)) = open(&path) else { return };
+        let Some((file, executable)) = executable::open(pid) else { return };
         if self.running.get(&pid).is_some_and(|running| running.executable == executable) {
             return;
         }
@@ -220,17 +216,10 @@ impl Goroutines {
         let calls = binary.calls.iter().map(|&(offset, at)| place((offset, at as u64)));
         let call = put(&self.call, &calls.collect::<Vec<_>>());
         // It may run another program by now, which was not told of.
-        if open(&path).is_none_or(|(_, now)| now != executable) {
+        if executable::open(pid).is_none_or(|(_, now)| now != executable) {
             let _forgotten_already = self.processes.remove(&pid);
             return;
         }
         self.running.insert(pid, Running { executable, _call: call, birth, births: 0 });
     }
-}
-
-fn open(path: &str) -> Option<(File, Identity)> {
-    let file = File::open(path).ok()?;
-    let metadata = file.metadata().ok()?;
-    let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
-    Some((file, (metadata.dev(), metadata.ino(), changed)))
 }

@@ -14,6 +14,7 @@ use tracewire_common::golang::GoProcess;
 use tracewire_common::outcome::Correlation;
 use tracewire_common::python::PyProcess;
 use tracewire_common::tls::{Session, SessionKey};
+use tracewire_common::tokio::TokioProcess;
 
 use super::adopt;
 use super::counts::read_counters;
@@ -32,6 +33,7 @@ use super::settings::{KernelSettings, Propagation, activity_slots, kernel_config
 use super::stats::{self, ProgramRuns, Timing};
 use super::takeover::{self, Pinned};
 use super::tls::{self, TlsProcesses};
+use super::tokio_tasks::{self, TokioProcesses};
 use super::uprobes::Maps;
 use crate::tls::mapped::{self, Mapped};
 use crate::{heap, privileges};
@@ -59,6 +61,8 @@ unsafe impl Pod for Shared<KernelConfig> {}
 unsafe impl Pod for Shared<GoProcess> {}
 // SAFETY: as above (agent-common/src/python.rs).
 unsafe impl Pod for Shared<PyProcess> {}
+// SAFETY: as above (agent-common/src/tokio.rs).
+unsafe impl Pod for Shared<TokioProcess> {}
 // SAFETY: as above (agent-common/src/connection.rs).
 unsafe impl Pod for Shared<Connection> {}
 // SAFETY: as above (agent-common/src/tls.rs).
@@ -91,6 +95,8 @@ pub(crate) struct Kernel {
     tls: Option<TlsProcesses>,
     /// `None` if Python is looked at by its threads.
     python: Option<PythonProcesses>,
+    /// `None` if programs on tokio are looked at by their threads.
+    tokio: Option<TokioProcesses>,
     looks: Looks,
     messages: Messages,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
@@ -153,7 +159,7 @@ impl Kernel {
         // the verifier takes its time.
         let maps = Maps::of(&ebpf);
         let propagates = settings.propagation != Propagation::Never;
-        let (receive, goroutines, tls, python) = std::thread::scope(|scope| {
+        let (receive, goroutines, tls, python, tokio) = std::thread::scope(|scope| {
             let probes = scope.spawn(|| {
                 let goroutines =
                     (!settings.rules_off.contains(&Correlation::Goroutine)).then(|| {
@@ -166,17 +172,20 @@ impl Kernel {
                         let queues = !settings.rules_off.contains(&Correlation::Queue);
                         python::Programs::load(&maps, programs::object(), queues)
                     });
-                (goroutines, tls.flatten(), python.flatten())
+                let tokio = (!settings.rules_off.contains(&Correlation::TokioTask))
+                    .then(|| tokio_tasks::Programs::load(&maps, programs::object()));
+                (goroutines, tls.flatten(), python.flatten(), tokio.flatten())
             });
             let receive = programs::load_all(&mut ebpf, propagates, settings.tcp_option);
-            let (goroutines, tls, python) = probes.join().unwrap_or_default();
-            receive.map(|receive| (receive, goroutines, tls, python))
+            let (goroutines, tls, python, tokio) = probes.join().unwrap_or_default();
+            receive.map(|receive| (receive, goroutines, tls, python, tokio))
         })?;
         let goroutines = goroutines.map(|loaded| Goroutines::new(&mut ebpf, loaded)).transpose()?;
         let tls = tls
             .map(|loaded| TlsProcesses::new(&mut ebpf, loaded, goroutines.is_some()))
             .transpose()?;
         let python = python.map(|loaded| PythonProcesses::new(&mut ebpf, loaded)).transpose()?;
+        let tokio = tokio.map(|loaded| TokioProcesses::new(&mut ebpf, loaded)).transpose()?;
         let tcp_option = settings.tcp_option && tls.is_some();
         if settings.tcp_option && !tcp_option {
             tracing::warn!(
@@ -250,6 +259,7 @@ impl Kernel {
             goroutines,
             tls,
             python,
+            tokio,
             looks: Looks::default(),
             messages,
             stages,
@@ -319,6 +329,9 @@ impl Kernel {
     pub(crate) fn process_started(&mut self, pid: u32) {
         if let Some(goroutines) = &mut self.goroutines {
             goroutines.started(pid);
+        }
+        if let Some(tokio) = &mut self.tokio {
+            tokio.started(pid);
         }
         self.forget_libraries(pid);
         if let Some(python) = &mut self.python {
@@ -401,6 +414,9 @@ impl Kernel {
         if let Some(goroutines) = &mut self.goroutines {
             goroutines.ended(pid);
         }
+        if let Some(tokio) = &mut self.tokio {
+            tokio.ended(pid);
+        }
         self.forget_libraries(pid);
     }
 
@@ -411,6 +427,9 @@ impl Kernel {
         let now: HashSet<u32> = self.scope.processes().into_iter().collect();
         if let Some(goroutines) = &mut self.goroutines {
             goroutines.sweep(&now, &is_excluded);
+        }
+        if let Some(tokio) = &mut self.tokio {
+            tokio.sweep(&now, &is_excluded);
         }
         let Some(python) = &mut self.python else { return };
         for &pid in now.iter().filter(|&&pid| !is_excluded(pid)) {
@@ -427,6 +446,9 @@ impl Kernel {
         let now: HashSet<u32> = self.scope.processes().into_iter().collect();
         if let Some(goroutines) = &mut self.goroutines {
             goroutines.sweep(&now, &is_excluded);
+        }
+        if let Some(tokio) = &mut self.tokio {
+            tokio.sweep(&now, &is_excluded);
         }
         if let Some(tls) = &mut self.tls {
             tls.keep_only(&now);
@@ -452,6 +474,9 @@ impl Kernel {
         }
         if let Some(python) = &mut self.python {
             python.count_cost();
+        }
+        if let Some(tokio) = &mut self.tokio {
+            tokio.count_cost();
         }
     }
 
@@ -480,6 +505,7 @@ impl Kernel {
         let probes = self.goroutines.iter().flat_map(Goroutines::programs);
         let probes = probes.chain(self.tls.iter().flat_map(TlsProcesses::programs));
         let probes = probes.chain(self.python.iter().flat_map(PythonProcesses::programs));
+        let probes = probes.chain(self.tokio.iter().flat_map(TokioProcesses::programs));
         runs.extend(probes.filter_map(|(name, program)| stats::runs_of(name, program)));
         runs
     }
@@ -495,7 +521,8 @@ impl Kernel {
     /// counters and runs: nothing is counted, and no record written, after them.
     pub(crate) fn detach(self) -> (StdHashMap<&'static str, u64>, Vec<ProgramRuns>) {
         let runs = self.program_runs();
-        let Self { ebpf, counts, mut enrolled, mut stages, goroutines, tls, python, .. } = self;
+        let Self { ebpf, counts, mut enrolled, mut stages, goroutines, tls, python, tokio, .. } =
+            self;
         if self.propagating
             && let Err(error) = stages.clear_index(&0)
         {
@@ -508,7 +535,7 @@ impl Kernel {
                 let _gone = enrolled.remove(&cookie);
             }
         }
-        drop((stages, enrolled, goroutines, tls, python, ebpf));
+        drop((stages, enrolled, goroutines, tls, python, tokio, ebpf));
         await_running_programs();
         (read_counters(&counts), runs)
     }

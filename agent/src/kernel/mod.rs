@@ -5,6 +5,7 @@ pub(crate) mod blocked;
 pub(crate) mod btf;
 mod counts;
 mod enrolment;
+mod executable;
 mod fionread;
 mod goroutines;
 mod inspected;
@@ -24,6 +25,7 @@ mod settings;
 mod stats;
 mod takeover;
 mod tls;
+mod tokio_tasks;
 mod uprobes;
 
 pub(crate) use adopt::Adopted;

@@ -7,14 +7,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData};
 use tracewire_common::python::{NO_SLOT, PY_PROCESS_THREADS_HAVE_CONTEXTS, PyPlace, PyProcess};
 
 use super::inspected::{Found, Inspected};
 use super::load::Shared;
-use super::requirements::is_at_least;
 use super::seccomp;
 use super::tls::raise_open_files;
 use super::uprobes::{Closer, Maps, Place, Uprobe};
@@ -78,12 +77,7 @@ impl Programs {
         let load =
             |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
         let programs = load(RETURN).and_then(|back| {
-            if !is_at_least((6, 10)) {
-                bail!("Linux before 6.10 shows to such probes only the first thread of a process");
-            }
-            if !seccomp::is_safe_from(&back).context("it cannot be tried whether probes harm processes")? {
-                bail!("this kernel ends processes that filter their system calls when the end of a function is probed: it has to be updated (6.11 to 6.13 are concerned)");
-            }
+            seccomp::require_probes_of_runtimes(&back)?;
             Ok(Self { entry: load(ENTRY)?, back, queues })
         });
         programs

@@ -9,6 +9,9 @@ use std::io;
 use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use anyhow::{Context, Result, bail};
+
+use super::requirements::is_at_least;
 use super::uprobes::{Place, Uprobe};
 
 /// `uretprobe` and `uprobe` (arch/x86/entry/syscalls/syscall_64.tbl).
@@ -19,6 +22,24 @@ const UPROBE: u32 = 336;
 #[inline(never)]
 extern "C" fn probed() -> u64 {
     std::hint::black_box(0)
+}
+
+/// Whether functions of all threads of a process can be probed, where they begin and where they end,
+/// without harm. `back` is to be a program for ends, as for [`is_safe_from`].
+///
+/// # Errors
+///
+/// If not; the message says why.
+pub(super) fn require_probes_of_runtimes(back: &Uprobe) -> Result<()> {
+    if !is_at_least((6, 10)) {
+        bail!("Linux before 6.10 shows to such probes only the first thread of a process");
+    }
+    if !is_safe_from(back).context("it cannot be tried whether probes harm processes")? {
+        bail!(
+            "this kernel ends processes that filter their system calls when the end of a function is probed: it has to be updated (6.11 to 6.13 are concerned)"
+        );
+    }
+    Ok(())
 }
 
 /// Whether a process that ends when it makes these system calls survives such a probe. `program`

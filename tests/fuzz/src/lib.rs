@@ -27,6 +27,8 @@ mod grpc;
 mod kernel;
 #[path = "../../../agent/src/metrics.rs"]
 mod metrics;
+#[path = "../../../agent/src/python/mod.rs"]
+mod python;
 #[expect(unused_imports, reason = "the agent's other modules use them")]
 #[path = "../../../agent/src/resolve/mod.rs"]
 mod resolve;
@@ -34,3 +36,5 @@ mod resolve;
 mod span;
 #[path = "../../../agent/src/tls/mod.rs"]
 mod tls;
+#[path = "../../../agent/src/tokio_tasks/mod.rs"]
+mod tokio_tasks;
