@@ -6,7 +6,12 @@
 pub struct TokioProcess {
     /// How often the probes were come to so far.
     pub cost: u64,
+    /// [`TOKIO_PROCESS_STREAMS`], or 0.
+    pub flags: u64,
 }
+
+/// The process received requests over HTTP/2: of what its tasks do for those nothing is known.
+pub const TOKIO_PROCESS_STREAMS: u64 = 1;
 
 /// A task of one process. Its number (`tokio::task::Id`) is not given to another while the process
 /// lives.
@@ -32,18 +37,39 @@ pub struct TokioWake {
 /// [`TokioWake::activity`]: it is not known for what, as where the kernel has something to tell.
 pub const UNKNOWN_WAKER: u64 = u64::MAX;
 
+/// In [`TokioTask`] and [`TokioThread`]: several, so none.
+pub const SEVERAL: u64 = u64::MAX;
+
+/// A task that was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TokioBirth {
+    /// As [`TokioTask::kind`].
+    pub kind: u64,
+    /// The activity for which it was made; 0 for none.
+    pub activity: u64,
+}
+
 /// What is known of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct TokioTask {
-    /// The activity that it received last, or else for which it was made; 0 for none. It may be over.
+    /// The activity that it received last, or else for which it was made; 0 for none, [`SEVERAL`] if it
+    /// received one while another connection's was going on. It may be over.
     pub activity: u64,
+    /// The cookie of the connection on which it received it; 0 for none.
+    pub received_on: u64,
+    /// The cookie of the connection on which it sends; 0 if it has not, [`SEVERAL`] if it does on others, or
+    /// opens some itself.
+    pub cookie: u64,
     /// Who has woken it since it began to run last.
     pub woken: TokioWake,
     /// The activity for which it sent last what another task asked it for; 0 for none.
     pub asked_for: u64,
-    /// How often it was woken for that since then.
+    /// How often it was woken for that since then, and since it received what answers it.
     pub asked_again: u64,
+    /// Where the stack of who did so last was.
+    pub asked_sp: u64,
     /// The address of its table of functions, which those of one type have in common.
     pub kind: u64,
     /// [`crate::outcome::Correlation`]: the rule that says what it works on.
@@ -66,8 +92,10 @@ pub struct TokioThread {
     pub task: u64,
     /// Who had woken that before.
     pub woken: TokioWake,
-    /// The activity that it received last while it ran no task; 0 for none. It may be over.
+    /// The activity that it received last while it ran no task: as in [`TokioTask::activity`].
     pub received: u64,
+    /// As in [`TokioTask::received_on`].
+    pub received_on: u64,
 }
 
 /// Something of one process, by its address there.

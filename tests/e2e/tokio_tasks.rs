@@ -67,6 +67,17 @@ fn a_task_that_was_made_for_one_request_and_works_for_others_gives_these_no_pare
 }
 
 #[test]
+fn a_task_that_serves_several_connections_gives_no_call_the_parent_that_it_received_last() {
+    let mut world = World::traced();
+    let service = served(&world, None, "together");
+    ask(&world, &service, "calls", 2, 500);
+    if let Some(outcome) = world.stop_agent() {
+        let (right, none, wrong) = parents(&outcome.spans, "calls");
+        assert_eq!((right + none + wrong, wrong), (500, 0), "{right} right, {none} without");
+    }
+}
+
+#[test]
 fn a_thread_that_waits_for_what_the_runtime_does_has_it_done_for_its_request() {
     let mut world = World::traced();
     let service = served(&world, None, "threads");

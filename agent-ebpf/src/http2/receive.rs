@@ -11,6 +11,7 @@ use crate::http2::connections::{self, Http2Connection};
 use crate::http2::streams::{StreamKey, stream};
 use crate::python::{self, context};
 use crate::task::work;
+use crate::tokio;
 
 /// The most requests of one receive that are told apart.
 const AT_ONCE: u32 = 1024;
@@ -97,6 +98,7 @@ pub(crate) fn on_connection(
         };
         context::received_stream((tgid as u64) << 32 | tid as u64, span_id);
     }
+    tokio::receives_streams(tgid);
     let next = if before == 0 { last & 1 } else { before.wrapping_add(2) };
     let next = if last.wrapping_sub(next) > 2 * AT_ONCE { last } else { next };
     let mut receiving = Receiving { cookie: connection.cookie, tgid, tid, next, last };

@@ -52,8 +52,7 @@ pub(crate) fn on_connect(ctx: &SockAddrContext) {
             // So it will be of who sends.
             return;
         }
-        if tokio::is_followed(tgid) {
-            // Likewise; and a pool may give what it opened for one to another.
+        if tokio::task::connects(id) {
             return;
         }
         let port = u16::from_be((*ctx.sock_addr).user_port as u16);

@@ -63,7 +63,7 @@ pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
                 None => {
                     let task = (tgid as u64) << 32 | tid as u64;
                     context::received(connection, task, exchange.span_id);
-                    tokio::task::received(task, exchange.span_id);
+                    tokio::task::received(task, connection.cookie, exchange.span_id);
                     work::received(tgid, tid, exchange.span_id);
                 }
             }
@@ -72,6 +72,7 @@ pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
         if connection.awaited_for != 0 && connection.opened == connection.answered {
             work::stop_waiting(connection, tid);
         }
+        tokio::task::replied((tgid as u64) << 32 | tid as u64);
         work::replied(tid, connection.reply_activity);
     }
 }

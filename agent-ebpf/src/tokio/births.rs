@@ -7,9 +7,12 @@
 use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::macros::btf_map;
 use tracewire_common::outcome::Correlation;
-use tracewire_common::tokio::{TOKIO_TASKS_END, TOKIO_TASKS_STAY, TokioObject, TokioTask};
+use tracewire_common::tokio::{
+    TOKIO_TASKS_END, TOKIO_TASKS_STAY, TokioBirth, TokioObject, TokioTask,
+};
 
 use super::task;
+use crate::activities;
 use crate::state::rule_is_on;
 
 /// Calls of a task for a request that is answered, by which it shows that it does not work
@@ -17,10 +20,10 @@ use crate::state::rule_is_on;
 /// lives.
 const LATE_CALLS: u16 = 4;
 
-/// The types of tasks that were made for requests, by the address of the header; 0 for one that was
-/// made for none. Addresses are used again.
+/// Tasks that were made, by the address of the header. That is used again, and what is here is set anew by
+/// each birth.
 #[btf_map]
-static TOKIO_BIRTHS: LruHashMap<TokioObject, u64, 16384> = LruHashMap::new();
+static TOKIO_BIRTHS: LruHashMap<TokioObject, TokioBirth, 16384> = LruHashMap::new();
 
 /// What is known of types of tasks: `TOKIO_TASKS_` bits.
 #[btf_map]
@@ -39,18 +42,19 @@ pub(super) fn made(id: u64, header: u64) {
     }
     let (activity, _) = task::at_work(id);
     let key = TokioObject { tgid: tgid as u64, address: header };
-    let kind_if_for_request = if activity != 0 { kind } else { 0 };
+    let birth = TokioBirth { kind, activity };
     match TOKIO_BIRTHS.get_ptr_mut(key) {
         // SAFETY: map memory; nobody else has the address.
         Some(place) => unsafe {
             let before = place.read();
-            if before != 0 {
-                learn(tgid, before, TOKIO_TASKS_END);
+            if activities::is_going_on(before.activity) {
+                // It has ended with that, and did not outlive it.
+                learn(tgid, before.kind, TOKIO_TASKS_END);
             }
-            place.write(kind_if_for_request);
+            place.write(birth);
         },
         None if activity != 0 => {
-            let _learned_later = TOKIO_BIRTHS.insert(key, kind, 0);
+            let _learned_later = TOKIO_BIRTHS.insert(key, birth, 0);
         }
         None => {}
     }

@@ -10,19 +10,19 @@ use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::ProbeContext;
-use tracewire_common::tokio::{TokioPlace, TokioProcess};
+use tracewire_common::tokio::{TOKIO_PROCESS_STREAMS, TokioPlace, TokioProcess};
 
 /// Processes of programs on tokio; written by userspace, which knows executables.
 #[btf_map]
 static TOKIO_PROCESSES: HashMap<u32, TokioProcess, 4096> = HashMap::new();
 
-/// How many processes there are, about: hosts without any do not look for them.
+/// How many processes there were at once, about: hosts without any do not look for them.
 #[btf_map]
 static TOKIO_COUNT: Array<u32, 1> = Array::new();
 
 /// Whether tasks of the process are told apart.
 #[inline(always)]
-pub(crate) fn is_followed(tgid: u32) -> bool {
+fn is_followed(tgid: u32) -> bool {
     TOKIO_COUNT.get(0).is_some_and(|count| *count != 0) && TOKIO_PROCESSES.get_ptr(tgid).is_some()
 }
 
@@ -30,6 +30,27 @@ pub(crate) fn is_followed(tgid: u32) -> bool {
 #[inline(always)]
 pub(crate) fn forget(tgid: u32) {
     let _was_never_there = TOKIO_PROCESSES.remove(tgid);
+    // Its first thread is there after it runs another program.
+    forget_thread(tgid, tgid);
+}
+
+/// The process received a request over HTTP/2.
+#[inline(always)]
+pub(crate) fn receives_streams(tgid: u32) {
+    if is_followed(tgid)
+        && let Some(process) = TOKIO_PROCESSES.get_ptr_mut(tgid)
+    {
+        // SAFETY: map memory; nobody takes the flag away.
+        unsafe { (*process).flags |= TOKIO_PROCESS_STREAMS };
+    }
+}
+
+/// Whether it did.
+#[inline(always)]
+fn has_streams(tgid: u32) -> bool {
+    // SAFETY: one word, read once.
+    unsafe { TOKIO_PROCESSES.get(tgid) }
+        .is_some_and(|process| process.flags & TOKIO_PROCESS_STREAMS != 0)
 }
 
 /// A thread has ended: its number may be another's next.
@@ -61,7 +82,9 @@ pub(crate) fn on_entry(ctx: &ProbeContext) {
     if place == TokioPlace::Runs as u64 {
         task::runs(id, task::number(ctx.arg(0).unwrap_or(0), id_offset));
     } else if place == TokioPlace::Woken as u64 {
-        task::woken(id, task::number(ctx.arg(0).unwrap_or(0), id_offset));
+        // SAFETY: the context of a probe is the registers at it.
+        let stack = unsafe { (*ctx.regs).rsp };
+        task::woken(id, task::number(ctx.arg(0).unwrap_or(0), id_offset), stack);
     } else if place == TokioPlace::Made as u64 {
         births::made(id, ctx.arg(1).unwrap_or(0));
     }

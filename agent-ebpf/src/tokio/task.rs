@@ -11,9 +11,9 @@ use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::Connection;
 use tracewire_common::outcome::Correlation;
-use tracewire_common::tokio::{TokioTask, TokioTaskId, TokioWake, UNKNOWN_WAKER};
+use tracewire_common::tokio::{SEVERAL, TokioTask, TokioTaskId, TokioWake, UNKNOWN_WAKER};
 
-use super::{births, is_followed, threads};
+use super::{births, has_streams, is_followed, threads};
 use crate::activities;
 use crate::golang::goroutine::read_user;
 use crate::task::work::{self, Work};
@@ -28,6 +28,10 @@ const VTABLE_ID_OFFSET: u64 = 72;
 
 /// Numbers of tasks are not further behind their headers than this, in bytes.
 const FURTHEST_ID: u64 = 256;
+
+/// Who sent last on a connection, by its cookie: the number of a task.
+#[btf_map]
+static TOKIO_SENDERS: LruHashMap<u64, u64, 8192> = LruHashMap::new();
 
 /// The table of functions of the task with that header; 0 if it cannot be read.
 #[inline(always)]
@@ -74,9 +78,9 @@ pub(super) fn runs(id: u64, number: u64) {
     threads::runs((id >> 32) as u32, id as u32, number, woken);
 }
 
-/// The thread at work wakes a task.
+/// The thread at work wakes a task. Its stack is there.
 #[inline(always)]
-pub(super) fn woken(id: u64, number: u64) {
+pub(super) fn woken(id: u64, number: u64, stack: u64) {
     if number == 0 {
         return;
     }
@@ -85,13 +89,30 @@ pub(super) fn woken(id: u64, number: u64) {
     let is_known = activity != 0;
     let wake = TokioWake { activity: if is_known { activity } else { UNKNOWN_WAKER }, by };
     if let Some(task) = known(tgid, number) {
-        if activity == task.asked_for {
-            task.asked_again = task.asked_again.saturating_add(1);
+        if is_known && activity == task.asked_for {
+            note_asked_again(task, stack);
         }
         task.woken = last(task.woken, wake, task.asked_for);
     } else if is_known {
         remember(tgid, number, TokioTask { woken: wake, ..TokioTask::default() });
     }
+}
+
+/// Whoever asked the task before wakes it once more. The probe may be in a loop that is gone through again where
+/// others change the task's state meanwhile: from the same place it is the same wake.
+#[inline(always)]
+fn note_asked_again(task: &mut TokioTask, stack: u64) {
+    if task.asked_sp != stack {
+        task.asked_again = task.asked_again.saturating_add(1);
+        task.asked_sp = stack;
+    }
+}
+
+/// Nobody has woken the task since it was asked, or answered.
+#[inline(always)]
+fn forget_asked_again(task: &mut TokioTask) {
+    task.asked_again = 0;
+    task.asked_sp = 0;
 }
 
 /// Of two that have woken a task, one after the other, the one that asks it for something, if that is certain.
@@ -141,23 +162,93 @@ pub(super) fn work_of(tgid: u32, number: u64, is_call: bool) -> Work {
 
 /// The thread at work received bytes of a request.
 #[inline(always)]
-pub(crate) fn received(id: u64, activity: u64) {
+pub(crate) fn received(id: u64, cookie: u64, activity: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     if !is_followed(tgid) {
         return;
     }
     let Some(thread) = threads::thread(tgid, tid) else { return };
     if thread.task == 0 {
-        thread.received = activity;
+        thread.received = only(thread.received, thread.received_on, cookie, activity);
+        thread.received_on = cookie;
         return;
     }
     let rule = Correlation::TokioTask as u32;
     match known(tgid, thread.task) {
         Some(task) => {
-            task.activity = activity;
+            let before = if task.rule == rule { task.activity } else { 0 };
+            task.activity = only(before, task.received_on, cookie, activity);
+            task.received_on = cookie;
             task.rule = rule;
         }
-        None => remember(tgid, thread.task, TokioTask { activity, rule, ..TokioTask::default() }),
+        None => {
+            let new = TokioTask { activity, received_on: cookie, rule, ..TokioTask::default() };
+            remember(tgid, thread.task, new);
+        }
+    }
+}
+
+/// What is worked on by who received this after what it had `before`. Who received it while that of another
+/// connection was going on serves several, and goes on to do so.
+#[inline(always)]
+fn only(before: u64, before_on: u64, on: u64, now: u64) -> u64 {
+    if before == SEVERAL || (before_on != on && activities::is_going_on(before)) {
+        return SEVERAL;
+    }
+    now
+}
+
+/// The thread at work received bytes of a response.
+#[inline(always)]
+pub(crate) fn replied(id: u64) {
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    if is_followed(tgid)
+        && let Some(thread) = threads::thread(tgid, tid)
+        && let Some(task) = known(tgid, thread.task)
+    {
+        forget_asked_again(task);
+    }
+}
+
+/// The thread at work opens a connection. Answers whether its process is followed: then what is sent there is
+/// for who sends it, since a pool may give what it opened for one to another.
+#[inline(always)]
+pub(crate) fn connects(id: u64) -> bool {
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    if !is_followed(tgid) {
+        return false;
+    }
+    if let Some(thread) = threads::thread(tgid, tid)
+        && let Some(task) = known(tgid, thread.task)
+    {
+        task.cookie = SEVERAL;
+    }
+    true
+}
+
+/// Whether the task is that of the connection: it has sent on no other and opened none, and nobody else sends
+/// on this.
+#[inline(always)]
+fn is_of_connection(tgid: u32, number: u64, cookie: u64) -> bool {
+    let is_alone = match TOKIO_SENDERS.get_ptr_mut(cookie) {
+        // SAFETY: map memory; one sends at a time.
+        Some(sender) => unsafe {
+            let before = sender.read();
+            sender.write(number);
+            before == number
+        },
+        None => {
+            let _believed_again_then = TOKIO_SENDERS.insert(cookie, number, 0);
+            true
+        }
+    };
+    match known(tgid, number) {
+        Some(task) => {
+            let is_here = task.cookie == 0 || task.cookie == cookie;
+            task.cookie = if is_here && is_alone { cookie } else { SEVERAL };
+            is_here && is_alone
+        }
+        None => false,
     }
 }
 
@@ -183,9 +274,12 @@ pub(crate) fn work_on(connection: &Connection, id: u64, found: &mut Work) -> boo
     }
     let has_body = connection.responses.http1.content() != 0;
     let wake = asks(tgid, thread.task, thread.woken, has_body);
-    if wake.activity == 0 || has_received(tgid, thread.task) {
+    if !is_of_connection(tgid, thread.task, connection.cookie)
+        || wake.activity == 0
+        || has_received(tgid, thread.task)
+    {
         *found = work_of(tgid, thread.task, true);
-        return true;
+        return found.activity != 0 || !has_streams(tgid);
     }
     // What it is asked for is one request, and then another after the answer.
     thread.woken = TokioWake::default();
@@ -193,10 +287,10 @@ pub(crate) fn work_on(connection: &Connection, id: u64, found: &mut Work) -> boo
         births::is_for_others(task);
         task.woken = TokioWake::default();
         task.asked_for = wake.activity;
-        task.asked_again = 0;
+        forget_asked_again(task);
     }
     if wake.activity == UNKNOWN_WAKER {
-        return true;
+        return !has_streams(tgid);
     }
     if wake.by == 0 {
         if activities::is_going_on(wake.activity) {
@@ -209,7 +303,7 @@ pub(crate) fn work_on(connection: &Connection, id: u64, found: &mut Work) -> boo
             *found = work;
         }
     }
-    true
+    found.activity != 0 || !has_streams(tgid)
 }
 
 /// Who asks the task at work for what it sends, if anybody does. `before` has woken it before it began to run,

@@ -25,7 +25,7 @@ pub(super) fn runs(tgid: u32, tid: u32, task: u64, woken: TokioWake) {
             thread.woken = woken;
         }
         None => {
-            let new = TokioThread { tgid, pad: 0, task, woken, received: 0 };
+            let new = TokioThread { tgid, pad: 0, task, woken, received: 0, received_on: 0 };
             let _no_parent_then = TOKIO_THREADS.insert(tid, new, 0);
         }
     }

@@ -3,7 +3,7 @@
 
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use object::LittleEndian as Le;
 use object::elf::{self, EM_X86_64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
@@ -22,7 +22,7 @@ const LONGEST_SECTION: u64 = 1 << 30;
 
 /// Names of symbols longer than this are not found by a part of them, in bytes.
 const LONGEST_NAME: u64 = 4096;
-/// As many are, at most.
+/// As many are looked for by a part of their names, at most.
 const MOST_NAMES: usize = 64;
 
 /// A section in its file.
@@ -151,55 +151,69 @@ impl<'a> Elf<'a> {
         self.symbol(name, elf::STT_FUNC)
     }
 
-    /// The functions with that in their names, where symbols were not removed: their names and addresses.
-    pub(crate) fn functions_named_like(&mut self, part: &[u8]) -> Vec<(Vec<u8>, u64)> {
+    /// The addresses of functions whose names have `part` in them and are wanted, where symbols were not removed;
+    /// none if these are more than [`MOST_NAMES`].
+    pub(crate) fn functions_named_like(
+        &mut self,
+        part: &[u8],
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> BTreeSet<u64> {
         self.section(b".symtab")
             .and_then(|table| {
-                let names = self.names_with(table, part)?;
+                let names = self.names_with(table, part, is_wanted)?;
                 self.functions_of(table, &names)
             })
             .unwrap_or_default()
     }
 
-    /// The names in that table's strings that have `part` in them, by where they begin; at most
-    /// [`MOST_NAMES`].
-    fn names_with(&mut self, table: Section, part: &[u8]) -> Option<BTreeMap<u64, Vec<u8>>> {
+    /// Where in that table's strings names begin that have `part` in them and are wanted; `None` if these are more
+    /// than [`MOST_NAMES`].
+    fn names_with(
+        &mut self,
+        table: Section,
+        part: &[u8],
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Option<BTreeSet<u64>> {
         let strings = self.section_at(usize::try_from(table.link).ok()?)?;
-        let mut names = BTreeMap::new();
+        let mut names = BTreeSet::new();
         let mut from = 0;
-        while names.len() < MOST_NAMES {
+        loop {
             let rest = strings.len.checked_sub(from)?;
             let Some(found) = self.window.find(strings.at.checked_add(from)?, rest, part) else {
-                break;
+                return Some(names);
             };
             let at = from + found;
             let before = at.min(LONGEST_NAME);
-            let end = (before + LONGEST_NAME).min(strings.len - (at - before));
-            let text = self.window.upto(strings.at + (at - before), usize::try_from(end).ok()?)?;
-            let middle = usize::try_from(before).ok()?;
-            let (head, tail) = text.split_at_checked(middle)?;
+            let len = (before + LONGEST_NAME).min(strings.len - (at - before));
+            let text = self.window.upto(strings.at + (at - before), usize::try_from(len).ok()?)?;
+            let (head, tail) = text.split_at_checked(usize::try_from(before).ok()?)?;
             let start = head.iter().rposition(|&byte| byte == 0).map_or(0, |nul| nul + 1);
-            let len = tail.iter().position(|&byte| byte == 0)?;
-            let name = text.get(start..middle + len)?.to_vec();
-            names.insert(at - before + start as u64, name);
-            from = at + len as u64;
+            let end = tail.iter().position(|&byte| byte == 0)?;
+            if is_wanted(text.get(start..head.len() + end)?) {
+                names.insert(at - before + start as u64);
+            }
+            if names.len() > MOST_NAMES {
+                return None;
+            }
+            from = at + end as u64;
         }
-        Some(names)
     }
 
-    fn functions_of(
-        &mut self,
-        table: Section,
-        names: &BTreeMap<u64, Vec<u8>>,
-    ) -> Option<Vec<(Vec<u8>, u64)>> {
+    fn functions_of(&mut self, table: Section, names: &BTreeSet<u64>) -> Option<BTreeSet<u64>> {
         let size = size_of::<Sym64<Le>>() as u64;
-        let mut found = Vec::new();
+        let mut found = BTreeSet::new();
+        if names.is_empty() {
+            return Some(found);
+        }
         for index in 0..table.len / size {
             let symbol: Sym64<Le> = self.read(table.at.checked_add(index * size)?)?;
             let is_here =
                 symbol.st_info & 0xf == elf::STT_FUNC && symbol.st_shndx.get(Le) != elf::SHN_UNDEF;
-            if let Some(name) = names.get(&u64::from(symbol.st_name.get(Le))).filter(|_| is_here) {
-                found.push((name.clone(), symbol.st_value.get(Le)));
+            if is_here && names.contains(&u64::from(symbol.st_name.get(Le))) {
+                found.insert(symbol.st_value.get(Le));
+            }
+            if found.len() > MOST_NAMES {
+                return None;
             }
         }
         Some(found)

@@ -344,6 +344,7 @@ impl Kernel {
     pub(crate) fn process_forked(&mut self, pid: u32, parent: u32) {
         if self.tls.as_ref().is_some_and(|tls| tls.is_probed(parent))
             || self.python.as_ref().is_some_and(|python| python.is_probed(parent))
+            || self.tokio.as_ref().is_some_and(|tokio| tokio.is_probed(parent))
         {
             if let Some(python) = &mut self.python {
                 python.started(pid);
@@ -379,7 +380,7 @@ impl Kernel {
 
     /// Looks at what a process has mapped to run it, and plans the next look.
     fn look_at(&mut self, look: Look) {
-        if self.tls.is_none() && self.python.is_none() {
+        if self.tls.is_none() && self.python.is_none() && self.tokio.is_none() {
             return;
         }
         if self.look_into(look.pid) {
@@ -396,6 +397,9 @@ impl Kernel {
         }
         if let Some(python) = &mut self.python {
             python.look_at(pid, &maps);
+        }
+        if let Some(tokio) = &mut self.tokio {
+            tokio.look_at_unseen(pid);
         }
         true
     }
@@ -456,7 +460,7 @@ impl Kernel {
         if let Some(python) = &mut self.python {
             python.keep_only(&now);
         }
-        if self.tls.is_none() && self.python.is_none() {
+        if self.tls.is_none() && self.python.is_none() && self.tokio.is_none() {
             return;
         }
         for &pid in now.iter().filter(|&&pid| !is_excluded(pid)) {

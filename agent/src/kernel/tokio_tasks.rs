@@ -2,6 +2,8 @@
 //! who wakes one, and who makes one.
 
 use std::collections::{HashMap as StdHashMap, HashSet};
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +16,9 @@ use tracewire_common::tokio::TokioProcess;
 use super::executable;
 use super::load::Shared;
 use super::seccomp;
+use super::tls::raise_open_files;
 use super::uprobes::{Closer, Maps, Place, Uprobe};
+use crate::heap;
 use crate::tls::mapped::Identity;
 use crate::tokio_tasks::{self, TokioBinary};
 
@@ -41,6 +45,7 @@ pub(super) struct Programs {
 impl Programs {
     /// Loads them; `None`, and a warning, where the kernel has no such probes.
     pub(super) fn load(maps: &Maps, object: &[u8]) -> Option<Self> {
+        raise_open_files();
         let load =
             |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
         let programs = load(RETURN).and_then(|back| {
@@ -65,6 +70,8 @@ pub(super) struct TokioProcesses {
     remembered: StdHashMap<Identity, Option<Arc<TokioBinary>>>,
     running: StdHashMap<u32, Process>,
     closer: Closer,
+    /// How many the kernel half was told that there are.
+    told: usize,
     /// When the cost was last counted.
     counted: Instant,
 }
@@ -100,6 +107,7 @@ impl TokioProcesses {
             remembered: StdHashMap::new(),
             running: StdHashMap::new(),
             closer: Closer::default(),
+            told: 0,
             counted: Instant::now(),
         })
     }
@@ -204,19 +212,19 @@ impl TokioProcesses {
                 binary.entries().map(|(offset, cookie)| Place { offset, cookie }).collect();
             let returns: Vec<_> =
                 binary.runs.iter().map(|&(offset, _)| Place { offset, cookie: 0 }).collect();
-            // Returns first: what was seen to begin has to be seen to end.
-            let back = self.programs.back.attach_returns(&file, &returns, pid);
-            let probes =
-                back.and_then(|back| Ok([back, self.programs.entry.attach(&file, &entries, pid)?]));
-            match probes {
-                Ok(probes) => process.probes.extend(probes),
-                Err(error) if is_new => tracing::warn!(
-                    executable = crate::reading::executable_of(pid),
-                    %error,
-                    "requests that this program on tokio sends may lack parents: it cannot be probed"
-                ),
-                Err(error) => tracing::debug!(pid, %error, "tokio cannot be probed"),
+            if let Err(error) = self.probe(&file, &entries, &returns, pid, &mut process.probes) {
+                // What was seen to return alone tells nothing.
+                self.closer.close(std::mem::take(&mut process.probes));
+                if is_new {
+                    tracing::warn!(
+                        executable = crate::reading::executable_of(pid),
+                        %error,
+                        "requests that this program on tokio sends may lack parents: it cannot be probed"
+                    );
+                }
             }
+            // What it took to read the file.
+            heap::give_back();
         }
         // It may run another program by now, which was not told of.
         if executable::open(pid).is_none_or(|(_, now)| now != executable) {
@@ -233,8 +241,37 @@ impl TokioProcesses {
         self.tell_count();
     }
 
+    /// Puts the probes in. Returns first: what was seen to begin has to be seen to end.
+    fn probe(
+        &self,
+        file: &File,
+        entries: &[Place],
+        returns: &[Place],
+        pid: u32,
+        probes: &mut Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        probes.push(self.programs.back.attach_returns(file, returns, pid)?);
+        probes.push(self.programs.entry.attach(file, entries, pid)?);
+        Ok(())
+    }
+
+    /// Whether the process is one on tokio.
+    pub(super) fn is_probed(&self, pid: u32) -> bool {
+        self.running.get(&pid).is_some_and(|process| !process.probes.is_empty())
+    }
+
+    /// Looks at a process that was made by another, and has run nothing else since.
+    pub(super) fn look_at_unseen(&mut self, pid: u32) {
+        if !self.running.contains_key(&pid) {
+            self.look_at(pid);
+        }
+    }
+
+    /// Never fewer than before: what is known of threads has to be forgotten as these end, whatever is followed then.
     fn tell_count(&mut self) {
-        let count = self.running.values().filter(|process| !process.probes.is_empty()).count();
+        let now = self.running.values().filter(|process| !process.probes.is_empty()).count();
+        let count = now.max(self.told);
+        self.told = count;
         if let Err(error) = self.count.set(0, u32::try_from(count).unwrap_or(u32::MAX), 0) {
             tracing::debug!(%error, "cannot tell the kernel half how many processes on tokio there are");
         }

@@ -15,18 +15,21 @@ const START: usize = 64;
 /// The place in the file, in bytes, of the first instruction of the function there that the kernel carries out by itself;
 /// before it nothing is decided, and the first two arguments are where they were. The function's start, if there is none.
 pub(super) fn cheapest(elf: &mut Elf<'_>, function: u64) -> u64 {
-    let find = |elf: &mut Elf<'_>| {
-        let bytes = elf.window.upto(function, START)?;
-        let mut decoder = Decoder::with_ip(64, bytes, function, DecoderOptions::NONE);
-        decoder
-            .iter()
-            .map_while(|instruction| {
-                let is_cheap = is_cheap(&instruction);
-                (is_cheap || keeps_arguments(&instruction)).then_some((is_cheap, instruction.ip()))
-            })
-            .find_map(|(is_cheap, place)| is_cheap.then_some(place))
-    };
-    find(elf).unwrap_or(function)
+    elf.window
+        .upto(function, START)
+        .and_then(|code| first_cheap(code, function))
+        .unwrap_or(function)
+}
+
+/// The same of a function whose first bytes these are, and that is at that place.
+pub(super) fn first_cheap(code: &[u8], function: u64) -> Option<u64> {
+    Decoder::with_ip(64, code, function, DecoderOptions::NONE)
+        .iter()
+        .map_while(|instruction| {
+            let is_cheap = is_cheap(&instruction);
+            (is_cheap || keeps_arguments(&instruction)).then_some((is_cheap, instruction.ip()))
+        })
+        .find_map(|(is_cheap, place)| is_cheap.then_some(place))
 }
 
 /// Whether the kernel carries it out by itself.

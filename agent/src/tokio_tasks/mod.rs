@@ -7,7 +7,7 @@
 mod entry;
 mod waker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 
 use object::LittleEndian as Le;
@@ -17,7 +17,7 @@ use tracewire_common::tokio::TokioPlace;
 use crate::elf::{Elf, Section, Window};
 
 /// Tables longer than this are not looked at, in bytes: one of relocations, or what is relocated.
-const LONGEST: u64 = 64 << 20;
+const LONGEST: u64 = 16 << 20;
 
 /// Types of tasks of a program, at most. A large one has some hundred.
 const MOST_KINDS: usize = 4096;
@@ -79,17 +79,19 @@ pub(crate) fn inspect(file: &File) -> Option<TokioBinary> {
         return None;
     }
     let named = |elf: &mut Elf<'_>, function: &[u8], module: &[u8]| -> Vec<u64> {
-        let places: BTreeSet<u64> = (elf.functions_named_like(function).into_iter())
-            .filter(|(name, _)| is_in(name, b"5tokio") && is_in(name, module))
-            .filter_map(|(_, address)| elf.offset_of_code(address))
-            .collect();
-        places.into_iter().collect()
+        let functions = elf
+            .functions_named_like(function, |name| is_in(name, b"5tokio") && is_in(name, module));
+        functions.into_iter().filter_map(|address| elf.offset_of_code(address)).collect()
     };
     let makes = named(&mut elf, b"10bind_inner", b"OwnedTasks");
-    let mut wakes = named(&mut elf, b"11wake_by_", b"5waker");
-    if wakes.is_empty() {
-        wakes = waker::find(&mut elf, &words).unwrap_or_default();
-    }
+    // Both, or who asks for something would not always be seen to.
+    let by_name =
+        [&b"11wake_by_val"[..], b"11wake_by_ref"].map(|name| named(&mut elf, name, b"5waker"));
+    let wakes = if by_name.iter().all(|found| !found.is_empty()) {
+        by_name.concat()
+    } else {
+        waker::find(&mut elf, &words).unwrap_or_default()
+    };
     let mut cheapest = |functions: Vec<u64>| -> Vec<u64> {
         functions.into_iter().map(|function| entry::cheapest(&mut elf, function)).collect()
     };
@@ -133,7 +135,7 @@ fn id_offset(elf: &Elf<'_>, table: &[u64]) -> Option<u32> {
 fn relocated(elf: &mut Elf<'_>) -> Option<Vec<u64>> {
     let data = elf.section(b".data.rel.ro").filter(|data| data.len <= LONGEST)?;
     let mut words: Vec<u64> = read_words(elf, data)?;
-    // A program that is not moved, or has its relocations packed, has the words in the file.
+    // Packed relocations have the words in the file.
     let Some(table) = elf.section(b".rela.dyn").filter(|table| table.len <= LONGEST) else {
         return Some(words);
     };

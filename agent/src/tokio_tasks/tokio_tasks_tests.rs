@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs::File;
 
 use super::*;
@@ -30,4 +31,19 @@ fn functions_that_were_made_one_are_known_if_all_tasks_are_alike_there() {
         note(&mut places, place, id_offset);
     }
     assert_eq!(places, BTreeMap::from([(1, Some(40)), (2, None)]));
+}
+
+#[test]
+fn a_function_is_probed_at_the_first_push_or_jump_that_finds_its_arguments() {
+    // push rbx
+    assert_eq!(entry::first_cheap(&[0x53, 0x48, 0x8b, 0x07], 0x100), Some(0x100));
+    // sub rsp, 24; mov rax, [rdi]; test al, 2; jne
+    let jump = [0x48, 0x83, 0xec, 0x18, 0x48, 0x8b, 0x07, 0xa8, 0x02, 0x75, 0x1c];
+    assert_eq!(entry::first_cheap(&jump, 0x100), Some(0x109));
+    // sub rsp, 24; mov rdi, [rdi]; jne
+    let moved = [0x48, 0x83, 0xec, 0x18, 0x48, 0x8b, 0x3f, 0x75, 0x1c];
+    assert_eq!(entry::first_cheap(&moved, 0x100), None, "the argument is gone");
+    // sub rsp, 24; call
+    assert_eq!(entry::first_cheap(&[0x48, 0x83, 0xec, 0x18, 0xe8, 0, 0, 0, 0], 0x100), None);
+    assert_eq!(entry::first_cheap(&[], 0x100), None);
 }

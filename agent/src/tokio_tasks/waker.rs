@@ -18,6 +18,9 @@ const DROP: usize = 3;
 /// What one reference counts.
 const REFERENCE: u64 = 64;
 
+/// Runs of as many functions are looked at, at most: in large programs there are some ten thousand.
+const MOST_TABLES: usize = 1 << 16;
+
 /// In so many bytes from its start a function has counted.
 const START: usize = 64;
 
@@ -29,11 +32,16 @@ pub(super) fn find(elf: &mut Elf<'_>, words: &[u64]) -> Option<Vec<u64>> {
         if table.iter().all(|&function| elf.offset_of_code(function).is_some()) {
             tables.insert(*table.get(CLONE)?, table);
         }
+        if tables.len() > MOST_TABLES {
+            return None;
+        }
     }
-    let mut found = tables.into_iter().filter(|(clone, table)| {
+    tables.retain(|&clone, _| counts(elf, clone, REFERENCE));
+    tables.retain(|_, table| {
         let dropping = table.get(DROP).copied().unwrap_or_default();
-        counts(elf, *clone, REFERENCE) && counts(elf, dropping, REFERENCE.wrapping_neg())
+        counts(elf, dropping, REFERENCE.wrapping_neg())
     });
+    let mut found = tables.into_iter();
     let table = found.next().map(|(_, table)| table)?;
     // Two versions of tokio in one program: which one the tasks are of is not known.
     if found.next().is_some() {

@@ -16,6 +16,7 @@ use clap::Parser;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,6 +31,8 @@ enum Service {
     /// One task makes the calls of all requests (`/jobs`). It was made within the first (`/first`), which
     /// goes on for a while
     Worker,
+    /// One task serves two connections at once (`/calls`)
+    Together,
     /// A thread for each connection (`/calls`), which waits for what the runtime does
     Threads,
 }
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
     let result = match Service::parse() {
         Service::Own => own(),
         Service::Worker => worker(),
+        Service::Together => together(),
         Service::Threads => threads(),
     };
     match result {
@@ -144,6 +148,42 @@ fn worker() -> Outcome<()> {
     })
 }
 
+fn response(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Serves one connection after the other.
+async fn serve(caller: Caller, listener: Arc<tokio::net::TcpListener>) -> Outcome<()> {
+    loop {
+        let mut stream = tokio::io::BufReader::new(listener.accept().await?.0);
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).await? == 0 {
+                break;
+            }
+            let path = line.split(' ').nth(1).unwrap_or("/").to_owned();
+            while line.trim() != "" {
+                line.clear();
+                stream.read_line(&mut line).await?;
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            let body = answer(caller.call(format!("{path}/0")).await);
+            stream.write_all(response(&body).as_bytes()).await?;
+        }
+    }
+}
+
+fn together() -> Outcome<()> {
+    let caller = Caller::new()?;
+    Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(async {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port()?)).await?;
+        let listener = Arc::new(listener);
+        let (one, other) = (serve(caller.clone(), Arc::clone(&listener)), serve(caller, listener));
+        tokio::spawn(async { tokio::try_join!(one, other) }).await??;
+        Ok(())
+    })
+}
+
 fn threads() -> Outcome<()> {
     let runtime: Arc<Runtime> =
         Arc::new(Builder::new_multi_thread().worker_threads(2).enable_all().build()?);
@@ -163,8 +203,7 @@ fn threads() -> Outcome<()> {
                     reader.read_line(&mut line)?;
                 }
                 let body = answer(runtime.block_on(caller.call(format!("{path}/0"))));
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-                reader.get_mut().write_all((head + &body).as_bytes())?;
+                reader.get_mut().write_all(response(&body).as_bytes())?;
             }
         });
     }
