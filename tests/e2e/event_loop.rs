@@ -5,26 +5,14 @@ use std::time::Duration;
 
 use tracewire_tests::otlp::{Kind, Span};
 use tracewire_tests::parents::parents;
-use tracewire_tests::script::Load;
-use tracewire_tests::services::{Service, loops};
+use tracewire_tests::services::loops;
 use tracewire_tests::world::World;
-
-fn ask(world: &World, service: &Service, kind: &str, at_once: usize, requests: usize) {
-    let report = world.load(Load {
-        to: ([127, 0, 0, 1], service.port).into(),
-        path: format!("/{kind}"),
-        threads: at_once,
-        requests,
-        limit_ms: 60_000,
-    });
-    assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", service.output());
-}
 
 #[test]
 fn parallel_calls_of_a_prompt_loop_find_their_requests() {
     let mut world = World::traced();
     let service = loops(&world, 1, 1);
-    ask(&world, &service, "calls", 16, 2000);
+    service.ask(&world, "calls", 16, 2000);
     if let Some(outcome) = world.stop_agent() {
         let (right, none, wrong) = parents(&outcome.spans, "calls");
         assert_eq!((right + none + wrong, wrong), (6000, 0), "{right} right, {none} without");
@@ -36,10 +24,10 @@ fn parallel_calls_of_a_prompt_loop_find_their_requests() {
 fn a_request_that_waits_for_a_timer_finds_no_other_parent() {
     let mut world = World::traced();
     let service = loops(&world, 1, 1);
-    ask(&world, &service, "calls-before", 16, 500);
+    service.ask(&world, "calls-before", 16, 500);
     std::thread::scope(|scope| {
-        scope.spawn(|| ask(&world, &service, "calls", 4, 3000));
-        scope.spawn(|| ask(&world, &service, "timer", 8, 500));
+        scope.spawn(|| service.ask(&world, "calls", 4, 3000));
+        scope.spawn(|| service.ask(&world, "timer", 8, 500));
     });
     if let Some(outcome) = world.stop_agent() {
         let (_, none, wrong) = parents(&outcome.spans, "timer");
@@ -54,13 +42,13 @@ fn a_burst_of_jobs_does_not_take_the_one_open_request_for_its_parent() {
     let mut world = World::traced();
     let service = loops(&world, 1, 100);
     // Two at once: an event loop. Then jobs, when nothing is open: they are nobody's.
-    ask(&world, &service, "calls-before", 2, 100);
+    service.ask(&world, "calls-before", 2, 100);
     for number in 0..3 {
-        ask(&world, &service, &format!("jobs/{number}"), 1, 1);
+        service.ask(&world, &format!("jobs/{number}"), 1, 1);
         std::thread::sleep(Duration::from_millis(100));
     }
-    ask(&world, &service, "calls", 2, 100);
-    ask(&world, &service, "burst", 1, 1);
+    service.ask(&world, "calls", 2, 100);
+    service.ask(&world, "burst", 1, 1);
     if let Some(outcome) = world.stop_agent() {
         let (right, none, wrong) = parents(&outcome.spans, "job");
         assert_eq!(right + none + wrong, 400);
@@ -73,8 +61,8 @@ fn requests_that_move_between_threads_find_no_parent_by_thread() {
     let mut world = World::traced();
     let service = loops(&world, 4, 1);
     // It is known by its first answers.
-    ask(&world, &service, "jobs", 8, 200);
-    ask(&world, &service, "calls", 8, 1000);
+    service.ask(&world, "jobs", 8, 200);
+    service.ask(&world, "calls", 8, 1000);
     if let Some(outcome) = world.stop_agent() {
         let (right, none, wrong) = parents(&outcome.spans, "calls");
         assert_eq!((right + none + wrong, wrong), (3000, 0), "{right} right, {none} without");
@@ -85,7 +73,7 @@ fn requests_that_move_between_threads_find_no_parent_by_thread() {
 fn threads_that_end_with_their_work_are_believed_to_have_it_from_their_birth() {
     let mut world = World::traced();
     let service = loops(&world, 1, 1);
-    ask(&world, &service, "spawn", 1, 100);
+    service.ask(&world, "spawn", 1, 100);
     if let Some(outcome) = world.stop_agent() {
         let (right, none, wrong) = parents(&outcome.spans, "spawn");
         assert_eq!((right + none, wrong), (100, 0));
@@ -98,7 +86,7 @@ fn threads_that_end_with_their_work_are_believed_to_have_it_from_their_birth() {
 fn a_call_that_may_be_for_several_requests_links_to_all_of_them() {
     let mut world = World::traced();
     let service = loops(&world, 1, 1);
-    ask(&world, &service, "timer", 4, 200);
+    service.ask(&world, "timer", 4, 200);
     let Some(outcome) = world.stop_agent() else {
         return;
     };

@@ -13,20 +13,8 @@ use backend::Backend;
 use tracewire_tests::parents::parents;
 use tracewire_tests::peer;
 use tracewire_tests::probes::await_probed;
-use tracewire_tests::script::Load;
 use tracewire_tests::services::{Service, tasks};
 use tracewire_tests::world::{World, is_control};
-
-fn ask(world: &World, service: &Service, kind: &str, at_once: usize, requests: usize) {
-    let report = world.load(Load {
-        to: ([127, 0, 0, 1], service.port).into(),
-        path: format!("/{kind}"),
-        threads: at_once,
-        requests,
-        limit_ms: 60_000,
-    });
-    assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", service.output());
-}
 
 /// Starts a service, and waits until the agent has looked at it.
 fn served(world: &World, program: Option<&Path>, name: &str) -> Service {
@@ -41,7 +29,7 @@ fn served(world: &World, program: Option<&Path>, name: &str) -> Service {
 fn what_a_runtime_does_between_its_tasks_is_for_none_of_their_requests() {
     let mut world = World::traced();
     let service = served(&world, None, "own");
-    ask(&world, &service, "calls", 8, 2000);
+    service.ask(&world, "calls", 8, 2000);
     if let Some(outcome) = world.stop_agent() {
         let (right, none, wrong) = parents(&outcome.spans, "calls");
         assert_eq!((right + none + wrong, wrong), (2000, 0), "{right} right, {none} without");
@@ -56,9 +44,9 @@ fn a_task_that_was_made_for_one_request_and_works_for_others_gives_these_no_pare
     let mut world = World::traced();
     let service = served(&world, None, "worker");
     std::thread::scope(|scope| {
-        scope.spawn(|| ask(&world, &service, "first", 1, 1));
+        scope.spawn(|| service.ask(&world, "first", 1, 1));
         std::thread::sleep(Duration::from_millis(500));
-        ask(&world, &service, "jobs", 8, 1000);
+        service.ask(&world, "jobs", 8, 1000);
     });
     if let Some(outcome) = world.stop_agent() {
         let (right, none, wrong) = parents(&outcome.spans, "jobs");
@@ -70,7 +58,7 @@ fn a_task_that_was_made_for_one_request_and_works_for_others_gives_these_no_pare
 fn a_task_that_serves_several_connections_gives_no_call_the_parent_that_it_received_last() {
     let mut world = World::traced();
     let service = served(&world, None, "together");
-    ask(&world, &service, "calls", 2, 500);
+    service.ask(&world, "calls", 2, 500);
     if let Some(outcome) = world.stop_agent() {
         let (right, none, wrong) = parents(&outcome.spans, "calls");
         assert_eq!((right + none + wrong, wrong), (500, 0), "{right} right, {none} without");
@@ -81,7 +69,7 @@ fn a_task_that_serves_several_connections_gives_no_call_the_parent_that_it_recei
 fn a_thread_that_waits_for_what_the_runtime_does_has_it_done_for_its_request() {
     let mut world = World::traced();
     let service = served(&world, None, "threads");
-    ask(&world, &service, "calls", 8, 1000);
+    service.ask(&world, "calls", 8, 1000);
     if let Some(outcome) = world.stop_agent() {
         let (right, none, wrong) = parents(&outcome.spans, "calls");
         assert_eq!((right + none + wrong, wrong), (1000, 0), "{right} right, {none} without");
@@ -97,7 +85,7 @@ fn calls_of_a_program_without_symbols_have_their_parents() {
     strip.arg("-o").arg(&stripped).arg(peer::program().with_file_name("tasks"));
     assert!(strip.status().is_ok_and(|status| status.success()), "{strip:?}");
     let service = served(&world, Some(&stripped), "own");
-    ask(&world, &service, "calls", 8, 1000);
+    service.ask(&world, "calls", 8, 1000);
     if let Some(outcome) = world.stop_agent() {
         let (right, none, wrong) = parents(&outcome.spans, "calls");
         assert_eq!((right + none + wrong, wrong), (1000, 0), "{right} right, {none} without");

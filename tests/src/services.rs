@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::process::{Process, patient};
+use crate::script::Load;
 use crate::world::World;
 
 /// How long a service may take to listen.
@@ -38,6 +39,22 @@ impl Service {
             (path.to_owned(), count)
         };
         text.lines().map(split).collect()
+    }
+
+    /// Asks for `/KIND/N` so often, by as many threads at once.
+    ///
+    /// # Panics
+    ///
+    /// If a request fails.
+    pub fn ask(&self, world: &World, kind: &str, at_once: usize, requests: usize) {
+        let report = world.load(Load {
+            to: self.address(),
+            path: format!("/{kind}"),
+            threads: at_once,
+            requests,
+            limit_ms: 60_000,
+        });
+        assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", self.output());
     }
 
     /// Where it listens.
