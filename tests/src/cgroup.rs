@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cleanup::{self, Made};
+use crate::process::patient;
 
 /// How long removal waits for killed members to be gone.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(5);
@@ -96,7 +97,7 @@ pub fn mount() -> PathBuf {
 
 /// Kills the members of one of our cgroups and removes it.
 pub(crate) fn remove(path: &Path) {
-    let deadline = Instant::now() + REMOVAL_LIMIT;
+    let deadline = Instant::now() + patient(REMOVAL_LIMIT);
     loop {
         // `cgroup.kill` came with Linux 5.14.
         if std::fs::write(path.join("cgroup.kill"), "1").is_err() {

@@ -7,6 +7,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::process::patient;
+
 // Commands of bpf(2), from `enum bpf_cmd` (include/uapi/linux/bpf.h).
 const PROG_GET_NEXT_ID: i32 = 11;
 const PROG_QUERY: i32 = 16;
@@ -82,7 +84,7 @@ pub fn attached(cgroup: &Path) -> usize {
 ///
 /// If something stays.
 pub fn assert_none_left(before: &BTreeSet<u32>) {
-    let deadline = Instant::now() + FREED_WITHIN;
+    let deadline = Instant::now() + patient(FREED_WITHIN);
     loop {
         let left: Vec<u32> = loaded().difference(before).copied().collect();
         if left.is_empty() {

@@ -46,7 +46,7 @@ pub struct Send {
     pub steps: Vec<(usize, Step)>,
 }
 
-/// One step on one connection. Any step that takes ten seconds fails the peer.
+/// One step on one connection. Any step that takes 45 seconds fails the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// Open the connection (`TCP_NODELAY` is set: each send leaves at once).

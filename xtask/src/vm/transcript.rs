@@ -55,7 +55,12 @@ pub(crate) struct Seen {
     pub(crate) ended: bool,
     binary: String,
     test: Option<String>,
+    /// How many more lines are told of why a test failed, while those come.
+    telling: usize,
 }
+
+/// How many lines are told of why one test failed; all are in the transcript.
+const TOLD: usize = 40;
 
 impl Seen {
     /// Takes a line; answers with what is worth telling a person at once.
@@ -132,6 +137,16 @@ impl Seen {
     /// A line of the test harness. With one thread it writes `test NAME ... `, then the
     /// result; what a test itself writes may come between.
     fn harness(&mut self, line: &str) -> Option<String> {
+        // After all tests of a file: what those that failed wrote, each under such a line.
+        if line.starts_with("---- ") {
+            self.telling = TOLD;
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            self.telling = 0;
+        }
+        if self.telling > 0 {
+            self.telling -= 1;
+            return (!line.is_empty()).then(|| line.to_owned());
+        }
         if let Some((name, _)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) {
             self.test = Some(name.to_owned());
         }
@@ -208,5 +223,17 @@ mod tests {
         assert_eq!(verdicts, [Verdict::Passed, Verdict::Failed, Verdict::Ignored]);
         assert_eq!(seen.binaries, [("bytes".to_owned(), 101)]);
         assert!(seen.failures.is_empty(), "{:?}", seen.failures);
+    }
+
+    #[test]
+    fn why_a_test_failed_is_told() {
+        let mut seen = Seen::default();
+        let transcript = "@vm binary bytes\ntest one ... FAILED\n\nfailures:\n\n---- one stdout ----\n\
+            thread 'one' panicked at 'why'\n\nfailures:\n    one\n\ntest result: FAILED. 0 passed\n";
+        let told: Vec<String> = transcript.lines().filter_map(|line| seen.line(line)).collect();
+        assert_eq!(
+            told,
+            ["bytes: one: FAILED", "---- one stdout ----", "thread 'one' panicked at 'why'"]
+        );
     }
 }

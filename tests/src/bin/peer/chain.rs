@@ -4,9 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracewire_tests::http1::{Message, Reader};
+use tracewire_tests::process::patience;
 use tracewire_tests::script::{Chain, ChainHeaders};
 
 pub(crate) fn run(script: &Chain) -> std::result::Result<(), String> {
@@ -75,9 +75,9 @@ impl Next {
         let (stream, answers) = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(10))?;
+                let stream = TcpStream::connect_timeout(&self.address, patience())?;
                 stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                stream.set_read_timeout(Some(patience()))?;
                 let answers = Reader::new(stream.try_clone()?);
                 none.insert((stream, answers))
             }

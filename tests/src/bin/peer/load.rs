@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tracewire_tests::http1::{Message, Reader, find};
+use tracewire_tests::process::patience;
 use tracewire_tests::script::{Load, LoadReport};
 
 /// Failures that are reported in words.
@@ -41,10 +42,10 @@ fn client(
     end: Instant,
     report: &Mutex<LoadReport>,
 ) -> Result<(), String> {
-    let mut stream = TcpStream::connect_timeout(&script.to, Duration::from_secs(10))
+    let mut stream = TcpStream::connect_timeout(&script.to, patience())
         .and_then(|stream| {
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            stream.set_read_timeout(Some(patience()))?;
             Ok(stream)
         })
         .map_err(|error| format!("connect: {error}"))?;

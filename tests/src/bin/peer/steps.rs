@@ -6,11 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tracewire_tests::http1::find;
+use tracewire_tests::process::patient;
 use tracewire_tests::script::{Bytes, Send, Step, fill};
 
 use crate::socket;
 
-/// The longest that one step may take.
+/// The longest that one step may take, on a machine of ordinary speed.
 const LIMIT: Duration = Duration::from_secs(45);
 
 /// A connection, and everything received on it.
@@ -31,8 +32,8 @@ impl Connection {
 
     fn set(&mut self, stream: TcpStream) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        stream.set_write_timeout(Some(LIMIT))?;
+        stream.set_read_timeout(Some(patient(LIMIT)))?;
+        stream.set_write_timeout(Some(patient(LIMIT)))?;
         self.stream = Some(stream);
         Ok(())
     }
@@ -55,7 +56,7 @@ impl Connection {
 
     fn try_run(&mut self, step: &Step, gate: &mut dyn FnMut()) -> std::io::Result<()> {
         match step {
-            Step::Connect(to) => return self.set(TcpStream::connect_timeout(to, LIMIT)?),
+            Step::Connect(to) => return self.set(TcpStream::connect_timeout(to, patient(LIMIT))?),
             Step::Gate => gate(),
             Step::Pause(milliseconds) => std::thread::sleep(Duration::from_millis(*milliseconds)),
             Step::Close => self.stream = None,
@@ -144,7 +145,7 @@ fn is_end(error: &std::io::Error) -> bool {
 fn read(stream: &mut TcpStream, received: &mut Vec<u8>, len: usize) -> std::io::Result<()> {
     // As most runtimes do. On kernels that need a verdict program on the socket map, a
     // `recv()` that is blocked when a reset arrives fails with EAGAIN (tcp_bpf.c).
-    socket::wait(stream, libc::POLLIN, LIMIT)?;
+    socket::wait(stream, libc::POLLIN, patient(LIMIT))?;
     let from = received.len();
     received.resize(from + len, 0);
     let result = stream.read(&mut received[from..]);
@@ -158,7 +159,7 @@ fn read(stream: &mut TcpStream, received: &mut Vec<u8>, len: usize) -> std::io::
 
 /// What a program does that sizes its reads by FIONREAD: zero after "readable" means the end.
 fn wait_fionread(stream: &TcpStream) -> std::io::Result<usize> {
-    socket::wait(stream, libc::POLLIN, LIMIT)?;
+    socket::wait(stream, libc::POLLIN, patient(LIMIT))?;
     match socket::fionread(stream)? {
         0 => Err(std::io::Error::other("FIONREAD says 0 on a readable socket")),
         waiting => Ok(waiting),
@@ -180,13 +181,13 @@ fn send_fill(stream: &mut TcpStream, len: usize, nonblocking: bool) -> std::io::
     let started = Instant::now();
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
-        if started.elapsed() > LIMIT {
+        if started.elapsed() > patient(LIMIT) {
             return Err(ErrorKind::TimedOut.into());
         }
         match socket::send(stream, &rest[..rest.len().min(64 * 1024)], libc::MSG_DONTWAIT) {
             Ok(sent) => rest = &rest[sent..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                socket::wait(stream, libc::POLLOUT, LIMIT)?;
+                socket::wait(stream, libc::POLLOUT, patient(LIMIT))?;
             }
             Err(error) => return Err(error),
         }
