@@ -41,6 +41,22 @@ pub(crate) struct Claim {
     taken: *mut u64,
 }
 
+/// A number, through memory: the verifier forgets what it may be. It would else follow what comes
+/// now once for each value, and each way to it (`BPF program is too large`).
+///
+/// # Safety
+///
+/// `scratch` must be claimed, and its record not be written yet.
+#[inline(always)]
+pub(crate) unsafe fn forgotten(scratch: *mut Scratch, number: u64) -> u64 {
+    // SAFETY: the caller's promise; volatile, or the compiler keeps the number.
+    unsafe {
+        let place = (&raw mut (*scratch).record).cast::<u64>();
+        place.write_volatile(number);
+        place.read_volatile()
+    }
+}
+
 /// Takes a buffer. `None`, and counted, if all are in use.
 #[inline(always)]
 pub(crate) fn claim() -> Option<Claim> {

@@ -17,6 +17,7 @@ use tracewire_common::stream::{Stream, TRUSTED};
 
 use crate::activities;
 use crate::emit;
+use crate::scratch::{Scratch, forgotten};
 use crate::socket::drive::Drive;
 use crate::socket::handover;
 use crate::state::{self, count, count_outcome, rule_is_on};
@@ -34,6 +35,27 @@ pub(crate) struct Origin {
     /// [`Correlation`]: the rule that found the parent. A number, since the verifier would
     /// follow all that comes after it once for each of its values.
     pub(crate) correlation: u8,
+}
+
+impl Origin {
+    /// The same, of which the verifier no longer knows by which way it was found.
+    ///
+    /// # Safety
+    ///
+    /// As for [`forgotten`].
+    #[inline(always)]
+    unsafe fn forgotten(self, scratch: *mut Scratch) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let flags = forgotten(scratch, self.context.flags as u64) as u8;
+            Self {
+                context: TraceContext { flags, ..self.context },
+                parent: forgotten(scratch, self.parent),
+                activity: forgotten(scratch, self.activity),
+                correlation: forgotten(scratch, self.correlation as u64) as u8,
+            }
+        }
+    }
 }
 
 /// Random ids, all of one drawing: a call of the helper costs more than any mixing.
@@ -188,7 +210,7 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
 
 /// Which activity sends this request, and so where it stands in its trace.
 #[inline(always)]
-pub(crate) fn origin_of_request(drive: &Drive) -> Origin {
+fn origin_of_request(drive: &Drive) -> Origin {
     let ids = Ids::draw(drive.now);
     // SAFETY: live while the program runs.
     let connection = unsafe { &*drive.connection };
@@ -248,9 +270,26 @@ pub(crate) enum OwnHeader {
     Invalid,
 }
 
+/// Which activity sends the request whose head was just read, and what its own header means for that.
+#[inline(always)]
+pub(crate) fn origin_and_own_header(drive: &Drive, stream: &Stream) -> (Origin, OwnHeader) {
+    let origin = origin_of_request(drive);
+    let own = own_header(stream, &origin);
+    // SAFETY: the claimed buffer, whose record is written when the exchange is opened.
+    unsafe {
+        let own = match forgotten(drive.scratch, own as u64) {
+            0 => OwnHeader::None,
+            1 => OwnHeader::PassedOn,
+            2 => OwnHeader::Own,
+            _ => OwnHeader::Invalid,
+        };
+        (origin.forgotten(drive.scratch), own)
+    }
+}
+
 /// Compares the header in the head, if any, with the one that the activity received.
 #[inline(always)]
-pub(crate) fn own_header(stream: &Stream, origin: &Origin) -> OwnHeader {
+fn own_header(stream: &Stream, origin: &Origin) -> OwnHeader {
     if stream.http1.facts() & FACT_TRACEPARENT == 0 {
         return OwnHeader::None;
     }

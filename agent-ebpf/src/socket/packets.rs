@@ -474,8 +474,7 @@ impl Source for ClientPacket {
         stream.http1.confirm();
         // SAFETY: live while the program runs.
         let outcome = unsafe { outcome_of_packet(drive.connection) };
-        let origin = exchange::origin_of_request(drive);
-        let own = exchange::own_header(stream, &origin);
+        let (origin, own) = exchange::origin_and_own_header(drive, stream);
         exchange::open_client(drive, stream, &origin, outcome as u8, own);
     }
 }

@@ -138,8 +138,7 @@ unsafe fn propagate(drive: &mut Drive, stream: &mut Stream, end_len: u32) {
         exchange::refuse(connection);
         return;
     }
-    let origin = exchange::origin_of_request(drive);
-    let own = exchange::own_header(stream, &origin);
+    let (origin, own) = exchange::origin_and_own_header(drive, stream);
     let head_end = drive.at;
     // SAFETY: the caller's promise.
     let (outcome, grown) =

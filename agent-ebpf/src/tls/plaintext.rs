@@ -43,8 +43,7 @@ impl Source for ClientText {
     #[inline(always)]
     unsafe fn request_head(drive: &mut Drive, stream: &mut Stream, _end_len: u32) {
         stream.http1.confirm();
-        let mut origin = exchange::origin_of_request(drive);
-        let own = exchange::own_header(stream, &origin);
+        let (mut origin, own) = exchange::origin_and_own_header(drive, stream);
         let mut outcome = Outcome::Encrypted;
         // SAFETY: live state, and the claimed buffer: the stack is short of room.
         unsafe {

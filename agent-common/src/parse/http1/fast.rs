@@ -71,10 +71,29 @@ unsafe extern "C" fn http1_candidate(
     }
 }
 
+/// [`line_end`] as a function that the verifier looks at once, by itself: it walks the words of a line
+/// once for each state in which it gets there.
+///
+/// # Safety
+///
+/// The pointer must be null or valid.
+#[cfg_attr(target_arch = "bpf", unsafe(no_mangle), inline(never))]
+unsafe extern "C" fn http1_line_end(window: *const Window, from: u32, end: u32) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { window.as_ref() }.map_or(0, |window| words_to_line_end(window, from, end))
+}
+
 /// Where the line ends that goes on at `from`: behind its line feed. 0 if that is not to be
 /// seen below `end`, or is too far away.
 #[inline(always)]
 fn line_end(window: &Window, from: u32, end: u32) -> u32 {
+    // SAFETY: a reference is valid.
+    unsafe { http1_line_end(window, from, end) }
+}
+
+/// As [`line_end`].
+#[inline(always)]
+fn words_to_line_end(window: &Window, from: u32, end: u32) -> u32 {
     let mut here = from;
     let mut round = 0;
     while round < WORDS && here < end {
