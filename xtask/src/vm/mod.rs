@@ -12,6 +12,7 @@ mod transcript;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -20,7 +21,7 @@ use crate::build_agent::{self, cargo};
 use crate::packages::{self, Need};
 use crate::progress::{duration, say};
 use crate::scratch::ScratchDir;
-use crate::{process, toolchain, workspace};
+use crate::{process, signals, toolchain, workspace};
 use fetch::Kernel;
 use kernels::Series;
 pub(crate) use tests::Extent;
@@ -158,24 +159,24 @@ impl Matrix {
     fn run(&self, series: &[Series], jobs: u8) -> Result<Vec<Tried>> {
         // One after the other: they share apt's files and what the mirror can give.
         let kernels = series.iter().map(|&of| fetch::kernel(of)).collect::<Result<Vec<_>>>()?;
-        let mut tried = Vec::new();
+        // The newest first: their verifiers take longest, and whoever is last runs alone.
         let waiting: Vec<(Series, &Kernel)> = series.iter().copied().zip(&kernels).collect();
-        for together in waiting.chunks(usize::from(jobs)) {
-            let results: Vec<Result<Tried>> = std::thread::scope(|scope| {
-                let running: Vec<_> = together
-                    .iter()
-                    .map(|(series, kernel)| scope.spawn(|| self.try_kernel(*series, kernel)))
-                    .collect();
-                let wait = |thread: std::thread::ScopedJoinHandle<'_, Result<Tried>>| {
-                    thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a guest's thread died")))
-                };
-                running.into_iter().map(wait).collect()
-            });
-            for result in results {
-                tried.push(result?);
+        let waiting = Mutex::new(waiting);
+        let tried = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    while let Some((series, kernel)) = lock(&waiting).pop() {
+                        let result =
+                            signals::check().and_then(|()| self.try_kernel(series, kernel));
+                        lock(&tried).push((series, result));
+                    }
+                });
             }
-        }
-        Ok(tried)
+        });
+        let mut tried = tried.into_inner().unwrap_or_else(PoisonError::into_inner);
+        tried.sort_by_key(|(series, _)| *series);
+        tried.into_iter().map(|(_, result)| result).collect()
     }
 
     fn try_kernel(&self, series: Series, kernel: &Kernel) -> Result<Tried> {
@@ -210,7 +211,7 @@ impl Matrix {
                 say(format!("{series}: {news}"));
             }
         });
-        crate::signals::check()?;
+        signals::check()?;
         let mut problems = judge::problems(series, &seen, self.extent, self.filtered);
         let runs = matches!(seen.ready, Some((true, _)));
         let generated = seen.binaries.iter().any(|(name, _)| name == "exactness");
@@ -229,6 +230,11 @@ impl Matrix {
         ));
         Ok(Tried { series, seen, problems, took })
     }
+}
+
+/// What is locked is whole also where a thread died that held it: each takes or adds one thing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says what was seen, and fails if there are problems. `table`: whether to write the
