@@ -88,11 +88,12 @@ impl Reader {
         let mut next_counting = Instant::now() + COUNTING;
         let mut adoptions_left = ADOPTIONS;
         while !requests.stop.load(Ordering::Relaxed) {
-            let patience = self.kernel.until_next_look().unwrap_or(PATIENCE).min(PATIENCE);
+            let patience =
+                self.kernel.runtimes().until_next_look().unwrap_or(PATIENCE).min(PATIENCE);
             self.records.wait(patience);
             self.read();
             self.assembler.tick();
-            self.kernel.look_at_new_processes();
+            self.kernel.runtimes().look_at_new_processes();
             self.kernel.log_messages();
             if requests.report.swap(false, Ordering::Relaxed) {
                 report(
@@ -111,7 +112,7 @@ impl Reader {
                 self.postponed = if adoptions_left > 0 { adopted.postponed } else { 0 };
             }
             if Instant::now() >= next_counting {
-                self.kernel.count_probes();
+                self.kernel.runtimes().count_probes();
                 next_counting = Instant::now() + COUNTING;
             }
             if Instant::now() >= next_sweep {
@@ -218,16 +219,16 @@ impl Wishes {
             let pid = match wish {
                 Wish::Judge(pid) => pid,
                 Wish::Forget(pid) => {
-                    kernel.process_ended(pid);
+                    kernel.runtimes().process_ended(pid);
                     continue;
                 }
                 Wish::Forked(pid, parent) => {
-                    kernel.process_forked(pid, parent);
+                    kernel.runtimes().process_forked(pid, parent);
                     continue;
                 }
                 Wish::UsesTls(pid) => {
                     if !is_excluded(executables)(pid) {
-                        kernel.process_uses_tls(pid);
+                        kernel.runtimes().process_uses_tls(pid);
                     }
                     continue;
                 }
@@ -242,7 +243,7 @@ impl Wishes {
                     continue;
                 }
             }
-            kernel.process_started(pid);
+            kernel.runtimes().process_started(pid);
         }
     }
 }

@@ -11,7 +11,6 @@ use aya::{Ebpf, Pod};
 use tracewire_common::config::{KernelConfig, PROCESS_ALLOWED, PROCESS_EXCLUDED};
 use tracewire_common::connection::Connection;
 use tracewire_common::golang::GoProcess;
-use tracewire_common::outcome::Correlation;
 use tracewire_common::python::PyProcess;
 use tracewire_common::tls::{Session, SessionKey};
 use tracewire_common::tokio::TokioProcess;
@@ -19,23 +18,18 @@ use tracewire_common::tokio::TokioProcess;
 use super::adopt;
 use super::counts::read_counters;
 use super::enrolment::{self, Readability};
-use super::goroutines::{self, Goroutines};
-use super::looks::{Look, Looks, MOST_LOOKS};
 use super::messages::Messages;
 use super::ports::{self, PortRules};
 use super::programs;
-use super::python::{self, PythonProcesses};
 use super::quiet::Quiet;
 use super::reader::Records;
 use super::requirements::requirements;
+use super::runtimes::{self, Runtimes};
 use super::scope::Scope;
 use super::settings::{KernelSettings, Propagation, activity_slots, kernel_config};
 use super::stats::{self, ProgramRuns, Timing};
 use super::takeover::{self, Pinned};
-use super::tls::{self, TlsProcesses};
-use super::tokio_tasks::{self, TokioProcesses};
 use super::uprobes::Maps;
-use crate::tls::mapped::{self, Mapped};
 use crate::{heap, privileges};
 
 /// Why the programs do not run.
@@ -89,15 +83,7 @@ pub(crate) struct Kernel {
     sockets_may_leave: bool,
     /// The cookies of sockets older than this agent that are in the map.
     inherited: HashSet<u64>,
-    /// `None` if goroutines are not looked at.
-    goroutines: Option<Goroutines>,
-    /// `None` if TLS is not read.
-    tls: Option<TlsProcesses>,
-    /// `None` if Python is looked at by its threads.
-    python: Option<PythonProcesses>,
-    /// `None` if programs on tokio are looked at by their threads.
-    tokio: Option<TokioProcesses>,
-    looks: Looks,
+    runtimes: Runtimes,
     messages: Messages,
     /// Held open: the kernel empties it when it is closed, and rewriting ends.
     stages: ProgramArray<MapData>,
@@ -159,34 +145,15 @@ impl Kernel {
         // the verifier takes its time.
         let maps = Maps::of(&ebpf);
         let propagates = settings.propagation != Propagation::Never;
-        let (receive, goroutines, tls, python, tokio) = std::thread::scope(|scope| {
-            let probes = scope.spawn(|| {
-                let goroutines =
-                    (!settings.rules_off.contains(&Correlation::Goroutine)).then(|| {
-                        let births = !settings.rules_off.contains(&Correlation::Birth);
-                        goroutines::Programs::load(&maps, programs::object(), births)
-                    });
-                let tls = settings.tls.then(|| tls::Programs::load(&maps, programs::object()));
-                let python =
-                    (!settings.rules_off.contains(&Correlation::PythonContext)).then(|| {
-                        let queues = !settings.rules_off.contains(&Correlation::Queue);
-                        python::Programs::load(&maps, programs::object(), queues)
-                    });
-                let tokio = (!settings.rules_off.contains(&Correlation::TokioTask))
-                    .then(|| tokio_tasks::Programs::load(&maps, programs::object()));
-                (goroutines, tls.flatten(), python.flatten(), tokio.flatten())
-            });
+        let (receive, probes) = std::thread::scope(|scope| {
+            let probes =
+                scope.spawn(|| runtimes::Programs::load(&maps, programs::object(), settings));
             let receive = programs::load_all(&mut ebpf, propagates, settings.tcp_option);
-            let (goroutines, tls, python, tokio) = probes.join().unwrap_or_default();
-            receive.map(|receive| (receive, goroutines, tls, python, tokio))
+            let probes = probes.join().unwrap_or_default();
+            receive.map(|receive| (receive, probes))
         })?;
-        let goroutines = goroutines.map(|loaded| Goroutines::new(&mut ebpf, loaded)).transpose()?;
-        let tls = tls
-            .map(|loaded| TlsProcesses::new(&mut ebpf, loaded, goroutines.is_some()))
-            .transpose()?;
-        let python = python.map(|loaded| PythonProcesses::new(&mut ebpf, loaded)).transpose()?;
-        let tokio = tokio.map(|loaded| TokioProcesses::new(&mut ebpf, loaded)).transpose()?;
-        let tcp_option = settings.tcp_option && tls.is_some();
+        let runtimes = Runtimes::new(&mut ebpf, probes)?;
+        let tcp_option = settings.tcp_option && runtimes.reads_tls();
         if settings.tcp_option && !tcp_option {
             tracing::warn!(
                 "--propagate tcp-option has nothing to send or to take: no plaintext of TLS can be read on this kernel (tracewire check says why)"
@@ -256,11 +223,7 @@ impl Kernel {
             propagating,
             sockets_may_leave,
             inherited: pinned.and(predecessor).map(|p| p.sockets).unwrap_or_default(),
-            goroutines,
-            tls,
-            python,
-            tokio,
-            looks: Looks::default(),
+            runtimes,
             messages,
             stages,
             _http2: http2,
@@ -325,163 +288,26 @@ impl Kernel {
         }
     }
 
-    /// A process runs a new program.
-    pub(crate) fn process_started(&mut self, pid: u32) {
-        if let Some(goroutines) = &mut self.goroutines {
-            goroutines.started(pid);
-        }
-        if let Some(tokio) = &mut self.tokio {
-            tokio.started(pid);
-        }
-        self.forget_libraries(pid);
-        if let Some(python) = &mut self.python {
-            python.started(pid);
-        }
-        self.look_at(Looks::first(pid));
-    }
-
-    /// A process was made by another, and runs the same program.
-    pub(crate) fn process_forked(&mut self, pid: u32, parent: u32) {
-        if self.tls.as_ref().is_some_and(|tls| tls.is_probed(parent))
-            || self.python.as_ref().is_some_and(|python| python.is_probed(parent))
-            || self.tokio.as_ref().is_some_and(|tokio| tokio.is_probed(parent))
-        {
-            if let Some(python) = &mut self.python {
-                python.started(pid);
-            }
-            // A little later: most run another program at once, and until then may share memory.
-            self.looks.done(Looks::first(pid));
-        }
-    }
-
-    /// A process was seen to use TLS on a socket.
-    pub(crate) fn process_uses_tls(&mut self, pid: u32) {
-        if self.tls.as_ref().is_none_or(|tls| tls.is_probed(pid)) {
-            return;
-        }
-        self.look_at(Looks::first(pid));
-        if let Some(tls) = &mut self.tls {
-            tls.tell_if_unread(pid);
-        }
-    }
-
-    /// How long until a process is to be looked at that has started lately.
-    pub(crate) fn until_next_look(&self) -> Option<Duration> {
-        self.looks.until_next()
-    }
-
-    /// Looks at processes that have started lately. To be called some hundred times a second.
-    pub(crate) fn look_at_new_processes(&mut self) {
-        for _ in 0..MOST_LOOKS {
-            let Some(look) = self.looks.take_due() else { break };
-            self.look_at(look);
-        }
-    }
-
-    /// Looks at what a process has mapped to run it, and plans the next look.
-    fn look_at(&mut self, look: Look) {
-        if self.tls.is_none() && self.python.is_none() && self.tokio.is_none() {
-            return;
-        }
-        if self.look_into(look.pid) {
-            self.looks.done(look);
-        }
-    }
-
-    /// Answers whether the process is there.
-    fn look_into(&mut self, pid: u32) -> bool {
-        let Some(maps) = mapped::of(pid) else { return false };
-        let maps: Vec<Mapped<'_>> = maps.lines().filter_map(Mapped::parse).collect();
-        if let Some(tls) = &mut self.tls {
-            tls.look_at(pid, &maps);
-        }
-        if let Some(python) = &mut self.python {
-            python.look_at(pid, &maps);
-        }
-        if let Some(tokio) = &mut self.tokio {
-            tokio.look_at_unseen(pid);
-        }
-        true
-    }
-
-    fn forget_libraries(&mut self, pid: u32) {
-        if let Some(tls) = &mut self.tls {
-            tls.forget(pid);
-        }
-        if let Some(python) = &mut self.python {
-            python.forget(pid);
-        }
-    }
-
-    /// A process is gone.
-    pub(crate) fn process_ended(&mut self, pid: u32) {
-        if let Some(goroutines) = &mut self.goroutines {
-            goroutines.ended(pid);
-        }
-        if let Some(tokio) = &mut self.tokio {
-            tokio.ended(pid);
-        }
-        self.forget_libraries(pid);
+    /// The runtimes and libraries of processes in scope.
+    pub(crate) fn runtimes(&mut self) -> &mut Runtimes {
+        &mut self.runtimes
     }
 
     /// Looks at the runtimes of processes in scope. To be called before traffic is looked at: what
     /// their threads receive would else be taken for what they work on, until it is known that they
     /// have goroutines or tasks for that.
     pub(crate) fn look_at_runtimes(&mut self, is_excluded: impl Fn(u32) -> bool) {
-        let now: HashSet<u32> = self.scope.processes().into_iter().collect();
-        if let Some(goroutines) = &mut self.goroutines {
-            goroutines.sweep(&now, &is_excluded);
-        }
-        if let Some(tokio) = &mut self.tokio {
-            tokio.sweep(&now, &is_excluded);
-        }
-        let Some(python) = &mut self.python else { return };
-        for &pid in now.iter().filter(|&&pid| !is_excluded(pid)) {
-            if let Some(maps) = mapped::of(pid) {
-                let maps: Vec<Mapped<'_>> = maps.lines().filter_map(Mapped::parse).collect();
-                python.look_at(pid, &maps);
-            }
-        }
+        self.runtimes.look_at_all(&self.processes_in_scope(), is_excluded);
     }
 
     /// Looks for processes in scope that were not seen to start or to end, and for what others have
     /// loaded since they were looked at.
     pub(crate) fn sweep_processes(&mut self, is_excluded: impl Fn(u32) -> bool) {
-        let now: HashSet<u32> = self.scope.processes().into_iter().collect();
-        if let Some(goroutines) = &mut self.goroutines {
-            goroutines.sweep(&now, &is_excluded);
-        }
-        if let Some(tokio) = &mut self.tokio {
-            tokio.sweep(&now, &is_excluded);
-        }
-        if let Some(tls) = &mut self.tls {
-            tls.keep_only(&now);
-        }
-        if let Some(python) = &mut self.python {
-            python.keep_only(&now);
-        }
-        if self.tls.is_none() && self.python.is_none() && self.tokio.is_none() {
-            return;
-        }
-        for &pid in now.iter().filter(|&&pid| !is_excluded(pid)) {
-            self.look_into(pid);
-        }
+        self.runtimes.sweep(&self.processes_in_scope(), is_excluded);
     }
 
-    /// Takes probes out of processes that come to them too often. To be called about once a second.
-    pub(crate) fn count_probes(&mut self) {
-        if let Some(goroutines) = &mut self.goroutines {
-            goroutines.count_births();
-        }
-        if let Some(tls) = &mut self.tls {
-            tls.count_calls();
-        }
-        if let Some(python) = &mut self.python {
-            python.count_cost();
-        }
-        if let Some(tokio) = &mut self.tokio {
-            tokio.count_cost();
-        }
+    fn processes_in_scope(&self) -> HashSet<u32> {
+        self.scope.processes().into_iter().collect()
     }
 
     /// Logs what the kernel half has to say.
@@ -506,10 +332,7 @@ impl Kernel {
     /// What the programs did, if that is counted.
     pub(crate) fn program_runs(&self) -> Vec<ProgramRuns> {
         let mut runs = stats::runs(&self.ebpf, programs::names());
-        let probes = self.goroutines.iter().flat_map(Goroutines::programs);
-        let probes = probes.chain(self.tls.iter().flat_map(TlsProcesses::programs));
-        let probes = probes.chain(self.python.iter().flat_map(PythonProcesses::programs));
-        let probes = probes.chain(self.tokio.iter().flat_map(TokioProcesses::programs));
+        let probes = self.runtimes.programs();
         runs.extend(probes.filter_map(|(name, program)| stats::runs_of(name, program)));
         runs
     }
@@ -525,8 +348,7 @@ impl Kernel {
     /// counters and runs: nothing is counted, and no record written, after them.
     pub(crate) fn detach(self) -> (StdHashMap<&'static str, u64>, Vec<ProgramRuns>) {
         let runs = self.program_runs();
-        let Self { ebpf, counts, mut enrolled, mut stages, goroutines, tls, python, tokio, .. } =
-            self;
+        let Self { ebpf, counts, mut enrolled, mut stages, runtimes, .. } = self;
         if self.propagating
             && let Err(error) = stages.clear_index(&0)
         {
@@ -539,7 +361,7 @@ impl Kernel {
                 let _gone = enrolled.remove(&cookie);
             }
         }
-        drop((stages, enrolled, goroutines, tls, python, tokio, ebpf));
+        drop((stages, enrolled, runtimes, ebpf));
         await_running_programs();
         (read_counters(&counts), runs)
     }

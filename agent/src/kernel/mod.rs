@@ -19,6 +19,7 @@ mod python;
 mod quiet;
 mod reader;
 mod requirements;
+mod runtimes;
 mod scope;
 mod seccomp;
 mod settings;
