@@ -219,4 +219,8 @@ pub struct TaskState {
     /// On a process's first thread: the thread that receives requests, or [`SEVERAL_RECEIVERS`]; 0
     /// for none.
     pub receivers: u32,
+    /// 1 while the thread, of Node, runs what timers are due; else 0.
+    pub runs_timers: u32,
+    /// Explicit padding: no byte is left to chance.
+    pub pad: u32,
 }

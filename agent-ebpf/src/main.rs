@@ -27,6 +27,7 @@ mod bounds;
 mod emit;
 mod golang;
 mod http2;
+mod node;
 mod python;
 mod scratch;
 mod socket;
@@ -181,6 +182,18 @@ fn note_python_entry(ctx: ProbeContext) -> u32 {
 fn note_python_return(ctx: RetProbeContext) -> u32 {
     python::on_return(&ctx);
     golang::keep_own_stack(&ctx);
+    0
+}
+
+#[uprobe]
+fn note_node_entry(_ctx: ProbeContext) -> u32 {
+    node::runs_timers(true);
+    0
+}
+
+#[uretprobe]
+fn note_node_return(_ctx: RetProbeContext) -> u32 {
+    node::runs_timers(false);
     0
 }
 

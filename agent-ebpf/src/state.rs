@@ -308,6 +308,8 @@ pub(crate) fn task_or_new(tid: u32) -> Option<&'static mut TaskState> {
         moved: 0,
         tgid: 0,
         receivers: 0,
+        runs_timers: 0,
+        pad: 0,
     };
     if TASKS.insert(tid, state, 0).is_err() {
         count(Counter::DropTasksFull);

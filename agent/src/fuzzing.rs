@@ -15,6 +15,7 @@ use crate::kernel::blocked::descriptor;
 use crate::kernel::btf::KernelTypes;
 use crate::kernel::proc_net::listening_port;
 use crate::metrics::Metrics;
+use crate::node;
 use crate::python;
 use crate::resolve::identity::Identity;
 use crate::resolve::{container, procfs};
@@ -279,6 +280,7 @@ pub fn programs(data: &[u8]) {
     }
     let _none_or_one = tls::hidden(&file);
     let _none_or_one = python::inspect(&file);
+    let _none_or_one = node::inspect(&file);
     if let Some(binary) = tokio_tasks::inspect(&file) {
         assert!(binary.entries().count() <= 4096 + 3 * 64);
     }

@@ -18,6 +18,7 @@ mod heap;
 mod kernel;
 mod logging;
 mod metrics;
+mod node;
 mod panics;
 mod privileges;
 mod python;

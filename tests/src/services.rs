@@ -277,6 +277,18 @@ pub fn node(world: &World, wire: &Wire) -> Service {
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
+/// The Node service `timers.js`: asks the server at the port `next`, by itself too.
+///
+/// # Panics
+///
+/// If Node is missing or does not start.
+pub fn timers(world: &World, next: u16) -> Service {
+    let mut command = Command::new("node");
+    command.arg(source("timers.js")).env("NEXT", next.to_string());
+    command.env("HOST", world.host().to_string());
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
 /// Runs curl in the world's cgroup; gives its standard output.
 ///
 /// # Panics

@@ -10,6 +10,9 @@
 //! whatever else is open. One request that it neither answers nor sends anything for at once
 //! shows that it goes on with requests at other times as well, and the belief is gone.
 //!
+//! What a timer has a loop send is not for what that received last. In Node it is known when timers
+//! run (`node`); elsewhere a timer that is set for a request takes the belief away, as above.
+//!
 //! Jobs that no request asks for show when a loop sends while each open request waits for a
 //! response. Where a process sends by itself more than seldom (`jobs`), only the first request after
 //! each thing that was received is for that.
@@ -145,13 +148,14 @@ fn forget_if_slept(state: &mut TaskState) {
 #[inline(always)]
 pub(crate) fn work_of_turn(state: &mut TaskState, tgid: u32, port: u16) -> Work {
     forget_if_slept(state);
-    let destination = jobs::destination(tgid, port);
+    let destination = jobs::destination(tgid, port, false);
     let has_jobs = jobs::are_sent(destination);
     let mut rule = Correlation::Turn as u8;
     let mut activity = if has_jobs { 0 } else { last_of_prompt(state) };
     if activity == 0 {
         rule = state.correlation;
-        activity = only_candidate(state, has_jobs);
+        let timers_have = jobs::are_known(jobs::destination(tgid, port, true));
+        activity = only_candidate(state, has_jobs || timers_have);
     }
     if activity == 0 {
         doubt(state, destination);
@@ -163,11 +167,31 @@ pub(crate) fn work_of_turn(state: &mut TaskState, tgid: u32, port: u16) -> Work 
     Work { activity, rule: rule as u64 }
 }
 
+/// What a timer has the task send to that port for: the only open request, if that waits for nothing
+/// else and the process's timers send nothing of their own there. It says nothing of how the task goes on
+/// with what it receives.
+#[inline(never)]
+pub(crate) fn work_of_timer(state: &TaskState, tgid: u32, port: u16) -> Work {
+    let destination = jobs::destination(tgid, port, true);
+    let has_jobs = jobs::are_sent(destination);
+    let multiplexes = state.flags & TASK_MULTIPLEXES != 0;
+    let activity = if multiplexes { state.last } else { state.activity };
+    if no_request_asks(state) || !activities::is_going_on(activity) {
+        jobs::note(destination);
+    } else if state.open == 1 && !has_jobs && !activities::is_waiting(activity) {
+        return Work { activity, rule: state.correlation as u64 };
+    } else if state.open == 1 {
+        // It waited for that, if anything did.
+        activities::mark(activity, ACTIVITY_SENT_UNKNOWN);
+    }
+    Work::AMBIGUOUS
+}
+
 /// What another task of the process sends to that port for, if the one that receives, `state`, has
 /// only one request that it can be.
 #[inline(never)]
 pub(crate) fn only_work_of(state: &TaskState, tgid: u32, port: u16) -> Work {
-    let destination = jobs::destination(tgid, port);
+    let destination = jobs::destination(tgid, port, false);
     let has_jobs = jobs::are_sent(destination);
     let open = state.open;
     if open == 0 {

@@ -21,10 +21,10 @@ const JOBS_IN: u32 = 512;
 /// Requests after which older ones count half.
 const REMEMBERED: u32 = 1 << 20;
 
-/// The key of a process's destination.
+/// The key of a process's destination. What timers have a process send there is counted by itself.
 #[inline(always)]
-pub(crate) fn destination(tgid: u32, port: u16) -> u64 {
-    (tgid as u64) << 16 | port as u64
+pub(crate) fn destination(tgid: u32, port: u16, by_timer: bool) -> u64 {
+    (by_timer as u64) << 63 | (tgid as u64) << 16 | port as u64
 }
 
 /// Whether the process sends to the destination by itself more than seldom. What it sends now
@@ -40,6 +40,14 @@ pub(crate) fn are_sent(destination: u64) -> bool {
         jobs.unasked /= 2;
     }
     jobs.unasked.saturating_mul(JOBS_IN) > jobs.sent
+}
+
+/// As [`are_sent`], but nothing is sent now.
+#[inline(never)]
+pub(crate) fn are_known(destination: u64) -> bool {
+    // SAFETY: map memory.
+    let jobs = UNASKED.get_ptr_mut(destination).map(|jobs| unsafe { &*jobs });
+    jobs.is_some_and(|jobs| jobs.unasked.saturating_mul(JOBS_IN) > jobs.sent)
 }
 
 /// The process sent something to the destination that no request asked for.

@@ -106,7 +106,7 @@ pub(crate) fn work_of(tgid: u32, port: u16) -> Work {
     let Some(requests) = SCATTERED.get_ptr_mut(tgid) else { return Work::AMBIGUOUS };
     // SAFETY: map memory.
     let (open, last) = unsafe { ((*requests).open, (*requests).last) };
-    let destination = jobs::destination(tgid, port);
+    let destination = jobs::destination(tgid, port, false);
     let has_jobs = jobs::are_sent(destination);
     if open == 0 {
         jobs::note(destination);

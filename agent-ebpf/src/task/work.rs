@@ -179,7 +179,8 @@ pub(crate) fn begin_awaiting(activity: u64, rule: u32, tid: u32) -> u64 {
         return 0;
     }
     let Some(state) = state::task(tid) else { return 0 };
-    if state.flags & TASK_SENT_UNKNOWN != 0 {
+    if state.flags & TASK_SENT_UNKNOWN != 0 || state.runs_timers != 0 {
+        // What timers have it send may be for no request.
         return UNKNOWN_UNCOUNTED;
     }
     state.flags |= TASK_SENT_UNKNOWN;
@@ -231,6 +232,9 @@ pub(crate) fn of(task: u64, port: u16) -> Work {
     let Some(state) = state::task(task as u32) else { return Work::NONE };
     if scattered::is(state) {
         return scattered::work_of((task >> 32) as u32, port);
+    }
+    if state.runs_timers != 0 {
+        return event_loop::work_of_timer(state, (task >> 32) as u32, port);
     }
     if state.flags & TASK_MULTIPLEXES != 0 {
         return event_loop::work_of_turn(state, (task >> 32) as u32, port);

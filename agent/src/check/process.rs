@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use super::line;
 use crate::golang;
+use crate::node;
 use crate::python;
 use crate::resolve::procfs::ProcFs;
 use crate::tls::mapped::{self, Mapped};
@@ -41,6 +42,7 @@ pub(crate) fn check(pid: u32) -> bool {
         };
         say_goroutines(piece.path, &file);
         say_python(pid, piece.path, &file, &pieces);
+        say_node(pid, piece.path, &file, &pieces);
         if Some(piece.path) == executable.as_deref() {
             say_tokio(pid, piece.path, &file, &pieces);
         }
@@ -104,6 +106,13 @@ fn say_python(pid: u32, path: &str, file: &File, pieces: &[Mapped<'_>]) {
     let places = binary.entries.iter().chain(&binary.returns).map(|(place, _)| *place).collect();
     let state = state_of(pid, path, places, pieces);
     line(&format!("ok      {path}: {what}{state}"));
+}
+
+/// Says whether timers are seen to run, if the file is of Node.
+fn say_node(pid: u32, path: &str, file: &File, pieces: &[Mapped<'_>]) {
+    let Some(binary) = node::inspect(file) else { return };
+    let state = state_of(pid, path, vec![binary.run_timers], pieces);
+    line(&format!("ok      {path}: a Node that is seen to run timers{state}"));
 }
 
 /// Says whether tasks can be told apart, if it is a program on tokio.

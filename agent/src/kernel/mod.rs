@@ -12,6 +12,7 @@ mod inspected;
 mod load;
 mod looks;
 mod messages;
+mod node;
 mod ports;
 pub(crate) mod proc_net;
 mod programs;

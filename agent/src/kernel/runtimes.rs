@@ -1,5 +1,5 @@
-//! What processes in scope run that their threads alone do not tell of: Go, Python, tokio, and
-//! libraries of TLS.
+//! What processes in scope run that their threads alone do not tell of: Go, Python, Node, tokio,
+//! and libraries of TLS.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tracewire_common::outcome::Correlation;
 
 use super::goroutines::{self, Goroutines};
 use super::looks::{Look, Looks, MOST_LOOKS};
+use super::node::{self, NodeProcesses};
 use super::python::{self, PythonProcesses};
 use super::settings::KernelSettings;
 use super::tls::{self, TlsProcesses};
@@ -23,6 +24,7 @@ pub(super) struct Programs {
     goroutines: Option<goroutines::Programs>,
     tls: Option<tls::Programs>,
     python: Option<python::Programs>,
+    node: Option<node::Programs>,
     tokio: Option<tokio_tasks::Programs>,
 }
 
@@ -35,9 +37,16 @@ impl Programs {
         let tls = settings.tls.then(|| tls::Programs::load(maps, object));
         let python = is_on(Correlation::PythonContext)
             .then(|| python::Programs::load(maps, object, is_on(Correlation::Queue)));
+        let node = is_on(Correlation::Turn).then(|| node::Programs::load(maps, object));
         let tokio =
             is_on(Correlation::TokioTask).then(|| tokio_tasks::Programs::load(maps, object));
-        Self { goroutines, tls: tls.flatten(), python: python.flatten(), tokio: tokio.flatten() }
+        Self {
+            goroutines,
+            tls: tls.flatten(),
+            python: python.flatten(),
+            node: node.flatten(),
+            tokio: tokio.flatten(),
+        }
     }
 }
 
@@ -49,6 +58,8 @@ pub(crate) struct Runtimes {
     tls: Option<TlsProcesses>,
     /// `None` if Python is looked at by its threads.
     python: Option<PythonProcesses>,
+    /// `None` if it is of no interest when Node runs timers.
+    node: Option<NodeProcesses>,
     /// `None` if programs on tokio are looked at by their threads.
     tokio: Option<TokioProcesses>,
     looks: Looks,
@@ -61,13 +72,14 @@ impl Runtimes {
     ///
     /// If the object lacks a map.
     pub(super) fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self> {
-        let Programs { goroutines, tls, python, tokio } = programs;
+        let Programs { goroutines, tls, python, node, tokio } = programs;
         let goroutines = goroutines.map(|loaded| Goroutines::new(ebpf, loaded)).transpose()?;
         let reads_go = goroutines.is_some();
         Ok(Self {
             goroutines,
             tls: tls.map(|loaded| TlsProcesses::new(ebpf, loaded, reads_go)).transpose()?,
             python: python.map(|loaded| PythonProcesses::new(ebpf, loaded)).transpose()?,
+            node: node.map(NodeProcesses::new),
             tokio: tokio.map(|loaded| TokioProcesses::new(ebpf, loaded)).transpose()?,
             looks: Looks::default(),
         })
@@ -83,6 +95,7 @@ impl Runtimes {
         let probes = self.goroutines.iter().flat_map(Goroutines::programs);
         let probes = probes.chain(self.tls.iter().flat_map(TlsProcesses::programs));
         let probes = probes.chain(self.python.iter().flat_map(PythonProcesses::programs));
+        let probes = probes.chain(self.node.iter().flat_map(NodeProcesses::programs));
         probes.chain(self.tokio.iter().flat_map(TokioProcesses::programs))
     }
 
@@ -105,6 +118,7 @@ impl Runtimes {
     pub(crate) fn process_forked(&mut self, pid: u32, parent: u32) {
         if self.tls.as_ref().is_some_and(|tls| tls.is_probed(parent))
             || self.python.as_ref().is_some_and(|python| python.is_probed(parent))
+            || self.node.as_ref().is_some_and(|node| node.is_probed(parent))
             || self.tokio.as_ref().is_some_and(|tokio| tokio.is_probed(parent))
         {
             if let Some(python) = &mut self.python {
@@ -175,6 +189,9 @@ impl Runtimes {
         if let Some(python) = &mut self.python {
             python.keep_only(processes);
         }
+        if let Some(node) = &mut self.node {
+            node.keep_only(processes);
+        }
         if !self.reads_maps() {
             return;
         }
@@ -195,7 +212,7 @@ impl Runtimes {
 
     /// Whether it is of interest what processes have mapped.
     fn reads_maps(&self) -> bool {
-        self.tls.is_some() || self.python.is_some() || self.tokio.is_some()
+        self.tls.is_some() || self.python.is_some() || self.node.is_some() || self.tokio.is_some()
     }
 
     /// Looks at what a process has mapped to run it, and plans the next look.
@@ -215,6 +232,9 @@ impl Runtimes {
         if let Some(python) = &mut self.python {
             python.look_at(pid, &maps);
         }
+        if let Some(node) = &mut self.node {
+            node.look_at(pid, &maps);
+        }
         if let Some(tokio) = &mut self.tokio {
             tokio.look_at_unseen(pid);
         }
@@ -227,6 +247,9 @@ impl Runtimes {
         }
         if let Some(python) = &mut self.python {
             python.forget(pid);
+        }
+        if let Some(node) = &mut self.node {
+            node.forget(pid);
         }
     }
 

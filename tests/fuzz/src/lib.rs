@@ -27,6 +27,8 @@ mod grpc;
 mod kernel;
 #[path = "../../../agent/src/metrics.rs"]
 mod metrics;
+#[path = "../../../agent/src/node.rs"]
+mod node;
 #[path = "../../../agent/src/python/mod.rs"]
 mod python;
 #[expect(unused_imports, reason = "the agent's other modules use them")]

@@ -35,12 +35,12 @@ fn floors(runtime: Runtime) -> [u8; load::PATTERNS.len() + 1] {
         Runtime::FastapiAsync   => [ 99,  99,  99,  99,   0,  99,  99,  85],
         Runtime::FastapiUvloop  => [ 99,  99,  99,  99,   0,  99,  99,  85],
         Runtime::FastapiDef     => [ 99,  99,  99,  99,   0,  99,  99,  85],
-        // An event loop has to earn trust again after the quiet time, and for more than one call
-        // at once longer than the short form lasts: there were jobs in it.
-        Runtime::NodeHttp       => [ 50,  90,   0,   0,   0,  70,  40,   0],
-        Runtime::NodeExpress    => [ 50,  90,   0,   0,   0,  70,  40,   0],
-        Runtime::NodeFetch      => [ 50,  90,   0,   0,   0,  70,  40,   0],
-        Runtime::NodeUndici     => [ 50,  90,   0,   0,   0,  70,  40,   0],
+        // An event loop has to earn trust again after the quiet time, and when it lost it, as now and
+        // then to a pause.
+        Runtime::NodeHttp       => [ 50,  90,  20,   0,   0,  70,  40,   0],
+        Runtime::NodeExpress    => [ 50,  90,  20,   0,   0,  70,  40,   0],
+        Runtime::NodeFetch      => [ 50,  90,  20,   0,   0,  70,  40,   0],
+        Runtime::NodeUndici     => [ 50,  90,  20,   0,   0,  70,  40,   0],
         Runtime::Go             => [ 99,  99,  99,  99,   0,  99,  99,  80],
         Runtime::Axum           => [ 98,  98,  98,  98,   0,  98,  98,  85],
         Runtime::AxumSpawned    => [ 98,  98,  98,  98,   0,  98,  98,  85],
