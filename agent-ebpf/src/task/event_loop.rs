@@ -167,24 +167,37 @@ pub(crate) fn work_of_turn(state: &mut TaskState, tgid: u32, port: u16) -> Work 
     Work { activity, rule: rule as u64 }
 }
 
-/// What a timer has the task send to that port for: the only open request, if that waits for nothing
-/// else and the process's timers send nothing of their own there. It says nothing of how the task goes on
-/// with what it receives.
+/// What a timer has the task send to that port for. In a loop that is not known. A task that was never seen
+/// with two requests at once sends for the one that it has, if that waits for nothing else and timers of the
+/// process send nothing of their own there.
 #[inline(never)]
-pub(crate) fn work_of_timer(state: &TaskState, tgid: u32, port: u16) -> Work {
+pub(crate) fn work_of_timer(state: &mut TaskState, tgid: u32, port: u16) -> Work {
     let destination = jobs::destination(tgid, port, true);
     let has_jobs = jobs::are_sent(destination);
-    let multiplexes = state.flags & TASK_MULTIPLEXES != 0;
-    let activity = if multiplexes { state.last } else { state.activity };
-    if no_request_asks(state) || !activities::is_going_on(activity) {
+    if no_request_asks(state) {
         jobs::note(destination);
-    } else if state.open == 1 && !has_jobs && !activities::is_waiting(activity) {
-        return Work { activity, rule: state.correlation as u64 };
-    } else if state.open == 1 {
-        // It waited for that, if anything did.
-        activities::mark(activity, ACTIVITY_SENT_UNKNOWN);
+    } else if state.flags & TASK_MULTIPLEXES != 0 {
+        excuse_last(state);
+    } else if !has_jobs
+        && activities::is_open(state.activity)
+        && !activities::is_waiting(state.activity)
+    {
+        return Work { activity: state.activity, rule: state.correlation as u64 };
     }
     Work::AMBIGUOUS
+}
+
+/// If only one request is open, it waited for the timer, if any did: the loop need not have done
+/// anything for it at once. That it has timers at all makes it less believed.
+#[inline(never)]
+fn excuse_last(state: &mut TaskState) {
+    forget_if_slept(state);
+    if state.open == 1 && activities::is_open(state.last) {
+        activities::mark(state.last, ACTIVITY_SENT_UNKNOWN);
+        if state.flags & TASK_SLEPT != 0 {
+            state.prompt /= 2;
+        }
+    }
 }
 
 /// What another task of the process sends to that port for, if the one that receives, `state`, has

@@ -15,7 +15,7 @@ use tracewire_common::records::{KIND_PROCESS_EXEC, ProcessExec};
 
 use crate::bounds::bounded;
 use crate::emit;
-use crate::state::{config, forget_process, forget_task};
+use crate::state::{config, forget_process, forget_task, task as state_of};
 use crate::task::scattered;
 
 /// The most that is read of the arguments, and of the environment, in bytes.
@@ -69,6 +69,10 @@ pub(crate) fn on_exec(ctx: &RawTracePointContext, task: *const c_void, binprm: *
         return;
     }
     let tgid = (id >> 32) as u32;
+    if let Some(state) = state_of(id as u32) {
+        // What ran timers is gone, and will not say that it has run them.
+        state.runs_timers = 0;
+    }
     forget_process(tgid);
     scattered::forget(tgid);
 

@@ -158,7 +158,8 @@ pub(crate) unsafe extern "C" fn await_on(
     // SAFETY: checked for null, and valid by the caller's promise.
     let connection = unsafe { &mut *connection };
     if connection.awaited_for != 0 {
-        if connection.awaited_for == activity {
+        let is_still_unknown = connection.awaited_for == UNKNOWN_UNCOUNTED && activity == 0;
+        if connection.awaited_for == activity || is_still_unknown {
             return 0;
         }
         stop_waiting(connection, tid);
@@ -233,7 +234,8 @@ pub(crate) fn of(task: u64, port: u16) -> Work {
     if scattered::is(state) {
         return scattered::work_of((task >> 32) as u32, port);
     }
-    if state.runs_timers != 0 {
+    // A process that was made for a request, and has received none itself, works for that (birth).
+    if state.runs_timers != 0 && state.tgid != 0 {
         return event_loop::work_of_timer(state, (task >> 32) as u32, port);
     }
     if state.flags & TASK_MULTIPLEXES != 0 {

@@ -79,7 +79,7 @@ impl NodeProcesses {
 
     /// Whether the process is one of Node.
     pub(super) fn is_probed(&self, pid: u32) -> bool {
-        self.running.contains_key(&pid)
+        self.running.get(&pid).is_some_and(|(_, probes)| !probes.is_empty())
     }
 
     /// A process is gone, or runs a new program.
@@ -110,11 +110,11 @@ impl NodeProcesses {
             let Some(found) = self.inspected.look_into(pid, mapped, node::inspect) else {
                 continue;
             };
-            let (files, probes) = self.running.entry(pid).or_default();
-            files.push(mapped.number);
             match self.programs.attach(&found, pid) {
                 Ok(both) => {
                     tracing::debug!(path = mapped.path, pid, "Node probed");
+                    let (files, probes) = self.running.entry(pid).or_default();
+                    files.push(mapped.number);
                     probes.extend(both);
                 }
                 Err(error) if found.is_new => {

@@ -166,7 +166,10 @@ impl Matrix {
         std::thread::scope(|scope| {
             for _ in 0..jobs {
                 scope.spawn(|| {
-                    while let Some((series, kernel)) = lock(&waiting).pop() {
+                    loop {
+                        // In a statement of its own: the others would wait for as long as it is locked.
+                        let next = lock(&waiting).pop();
+                        let Some((series, kernel)) = next else { break };
                         let result =
                             signals::check().and_then(|()| self.try_kernel(series, kernel));
                         lock(&tried).push((series, result));

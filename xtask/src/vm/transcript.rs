@@ -107,6 +107,7 @@ impl Seen {
             "binary" => {
                 rest.clone_into(&mut self.binary);
                 self.test = None;
+                self.telling = 0;
             }
             "binary-exit" => {
                 let (name, code) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -138,7 +139,7 @@ impl Seen {
     /// result; what a test itself writes may come between.
     fn harness(&mut self, line: &str) -> Option<String> {
         // After all tests of a file: what those that failed wrote, each under such a line.
-        if line.starts_with("---- ") {
+        if line.starts_with("---- ") && line.ends_with(" stdout ----") {
             self.telling = TOLD;
         } else if line == "failures:" || line.starts_with("test result: ") {
             self.telling = 0;
