@@ -127,7 +127,9 @@ fn associate_receiver(ctx: BtfTracePointContext) -> i32 {
     // TP_PROTO(struct sock *sk, int ret, int flags), include/trace/events/sock.h
     let ret: i32 = ctx.arg(1);
     if ret > 0 {
-        socket::receive::on_receive(ctx.arg(0));
+        socket::receive::on_receive::<true>(ctx.arg(0));
+    } else if ret == 0 {
+        socket::receive::on_end(ctx.arg(0));
     }
     0
 }
@@ -135,7 +137,7 @@ fn associate_receiver(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 fn associate_receiver_adjust(ctx: BtfTracePointContext) -> i32 {
     // TP_PROTO(struct sock *sk), include/trace/events/tcp.h
-    socket::receive::on_receive(ctx.arg(0));
+    socket::receive::on_receive::<false>(ctx.arg(0));
     0
 }
 

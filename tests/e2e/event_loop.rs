@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracewire_tests::otlp::{Kind, Span};
 use tracewire_tests::parents::parents;
-use tracewire_tests::services::loops;
+use tracewire_tests::services::{Wire, loops, nginx, node};
 use tracewire_tests::world::World;
 
 #[test]
@@ -17,6 +17,22 @@ fn parallel_calls_of_a_prompt_loop_find_their_requests() {
         let (right, none, wrong) = parents(&outcome.spans, "calls");
         assert_eq!((right + none + wrong, wrong), (6000, 0), "{right} right, {none} without");
         assert!(right > 5400, "{right} right, {none} without");
+    }
+}
+
+#[test]
+fn a_proxy_that_waits_for_the_end_of_connections_is_prompt() {
+    let mut world = World::alone();
+    world.start_agent(&["--propagate", "off"]);
+    let leaf = node(&world, &Wire::Plain);
+    // By HTTP/1.0, as nginx does if it is not told otherwise: each answer ends with its connection.
+    let proxy = "location / { proxy_pass http://next$uri/0; }";
+    let front = nginx(&world, Some(leaf.address()), proxy);
+    // Until its loop is known to go on at once.
+    front.ask(&world, "before", 16, 1000);
+    front.ask(&world, "calls", 16, 2000);
+    if let Some(outcome) = world.stop_agent() {
+        assert_eq!(parents(&outcome.spans, "calls"), (2000, 0, 0));
     }
 }
 

@@ -14,9 +14,9 @@ use crate::task::work;
 use crate::tls;
 use crate::tokio;
 
-/// The task at work received bytes from a socket.
+/// The task at work received bytes from a socket. `SEES_END` says that [`on_end`] is called as well.
 #[inline(always)]
-pub(crate) fn on_receive(sk: *const c_void) {
+pub(crate) fn on_receive<const SEES_END: bool>(sk: *const c_void) {
     // SAFETY: the tracepoint's argument, which the verifier knows as a socket.
     let connection = unsafe { state::connection(sk.cast_mut()) };
     if connection.is_null() {
@@ -46,7 +46,45 @@ pub(crate) fn on_receive(sk: *const c_void) {
         // SAFETY: the tracepoint's argument.
         return unsafe { http2::receive::received(sk.cast_mut(), connection, tgid, tid) };
     }
+    if SEES_END && is_until_close(connection) {
+        return replied(connection, tgid, tid);
+    }
     associate(connection, tgid, tid);
+}
+
+/// The task at work was told that no more bytes come from a socket. Where that is what ends a response,
+/// an event loop goes on with it only now, however long the last of it was there before.
+#[inline(always)]
+pub(crate) fn on_end(sk: *const c_void) {
+    // SAFETY: the tracepoint's argument, which the verifier knows as a socket.
+    let connection = unsafe { state::connection(sk.cast_mut()) };
+    if connection.is_null() {
+        return;
+    }
+    // SAFETY: checked for null; live while the program runs.
+    let connection = unsafe { &mut *connection };
+    let is_http1 = connection.flags & (CONN_OPAQUE | CONN_HTTP2) == 0;
+    // Once: it is told so as often as it asks.
+    if is_http1 && is_until_close(connection) && connection.awaited_for != 0 {
+        // SAFETY: no arguments.
+        let id = unsafe { bpf_get_current_pid_tgid() };
+        let (tgid, tid) = ((id >> 32) as u32, id as u32);
+        work::stop_waiting(connection, tid);
+        replied(connection, tgid, tid);
+    }
+}
+
+/// Whether the end of the connection ends the response on it.
+#[inline(always)]
+fn is_until_close(connection: &Connection) -> bool {
+    connection.role == Role::Client as u8 && connection.responses.http1.is_until_close()
+}
+
+/// The task at work received something of a response.
+#[inline(always)]
+fn replied(connection: &Connection, tgid: u32, tid: u32) {
+    tokio::task::replied((tgid as u64) << 32 | tid as u64);
+    work::replied(tid, connection.reply_activity);
 }
 
 /// The task at work received bytes of a connection that carries HTTP/1.x.
@@ -72,7 +110,6 @@ pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
         if connection.awaited_for != 0 && connection.opened == connection.answered {
             work::stop_waiting(connection, tid);
         }
-        tokio::task::replied((tgid as u64) << 32 | tid as u64);
-        work::replied(tid, connection.reply_activity);
+        replied(connection, tgid, tid);
     }
 }
