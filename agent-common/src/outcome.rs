@@ -140,6 +140,8 @@ wire_enum! {
         Encrypted = 18 => "encrypted",
         /// TLS: the context goes in a TCP option, beside the ciphertext.
         TcpOption = 19 => "tcp_option",
+        /// FastCGI: a context that is passed on is rewritten, none is inserted.
+        FastCgi = 20 => "fastcgi",
     }
 }
 
@@ -150,7 +152,8 @@ wire_enum! {
         Complete = 0 => "complete",
         /// The connection was reset before the response was complete.
         Reset = 1 => "connection_reset",
-        /// The connection was closed before the response was complete.
+        /// The connection was closed before the response was complete, or, of FastCGI, the request ended
+        /// before the response's head.
         Closed = 2 => "connection_closed",
         /// The socket went away without a packet (time-out, local abort).
         Aborted = 3 => "connection_aborted",

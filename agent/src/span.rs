@@ -90,6 +90,8 @@ pub(crate) enum Version {
     Http11,
     /// HTTP/2
     Http2,
+    /// What a server hands to an application in records of FastCGI.
+    FastCgi,
 }
 
 impl Version {
@@ -99,6 +101,16 @@ impl Version {
             Self::Http10 => "1.0",
             Self::Http11 => "1.1",
             Self::Http2 => "2",
+            // `FCGI_VERSION_1`
+            Self::FastCgi => "1",
+        }
+    }
+
+    /// The value of `network.protocol.name`.
+    pub(crate) const fn protocol(self) -> &'static str {
+        match self {
+            Self::FastCgi => "fastcgi",
+            Self::Http10 | Self::Http11 | Self::Http2 => "http",
         }
     }
 }

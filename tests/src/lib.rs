@@ -28,6 +28,7 @@ pub mod netns;
 pub mod otlp;
 pub mod parents;
 pub mod peer;
+pub mod php;
 pub mod probes;
 pub mod process;
 pub mod script;

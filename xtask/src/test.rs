@@ -108,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
 }
 
 /// The real programs that the end-to-end tests talk through.
-fn end_to_end_needs() -> [Need; 13] {
+fn end_to_end_needs() -> [Need; 15] {
     [
         nginx::need(),
         Need::program("node", "nodejs"),
@@ -122,6 +122,8 @@ fn end_to_end_needs() -> [Need; 13] {
         Need::package("python3-grpcio"),
         Need::package("golang-google-grpc-dev"),
         Need::package("golang-golang-x-net-dev"),
+        Need::package("php-fpm"),
+        Need::package("php-curl"),
         Need::program("ip", "iproute2"),
     ]
 }

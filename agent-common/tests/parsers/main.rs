@@ -4,6 +4,7 @@ pub mod bodies;
 mod bound;
 mod chunks;
 mod corpora;
+mod fastcgi;
 mod gaps;
 mod heads;
 pub mod http2;

@@ -280,7 +280,7 @@ unsafe fn advance<S: Source, const REQUESTS: bool>(drive: &mut Drive) -> u32 {
             available,
         );
         drive.at = drive.at.wrapping_add(step as u32);
-        let event = event_of((step >> 32) as u32);
+        let event = Event::of((step >> 32) as u32);
         if starts && !stream.http1.is_at_start() {
             stream.started_ns = drive.now;
         }
@@ -366,18 +366,6 @@ pub(crate) unsafe extern "C" fn take_step(
     // SAFETY: checked for null, and valid by the caller's promise.
     let (taken, event) = unsafe { (*http1).step(&*window, at, end, available) };
     taken as u64 | ((event as u64) << 32)
-}
-
-/// The event that a number stands for.
-#[inline(always)]
-fn event_of(number: u32) -> Event {
-    match number {
-        0 => Event::None,
-        1 => Event::HeadEnd,
-        2 => Event::MessageEnd,
-        4 => Event::Held,
-        _ => Event::NotHttp,
-    }
 }
 
 /// Loads the window at `at`.

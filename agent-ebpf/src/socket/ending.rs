@@ -74,8 +74,13 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
 pub(crate) fn response_end(drive: &mut Drive, stream: &mut Stream) {
     let status = stream.http1.status();
     let content = stream.http1.content();
+    let is_fastcgi = stream.http1.is_fastcgi();
     stream.http1.next_message();
     if status < 200 {
+        if is_fastcgi {
+            // The record that ends it came, and no head before it.
+            close(drive, EndReason::Closed, 0, 0);
+        }
         return;
     }
     close(drive, EndReason::Complete, status, content);

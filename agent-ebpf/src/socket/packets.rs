@@ -347,14 +347,18 @@ unsafe fn guess_role<const EGRESS: bool>(
 
 /// The role of an end that sends (`SENDS`) or receives bytes that start so, the first of them the
 /// lowest of the number. Who sends `HTTP/1.` answers; who sends anything that starts like a method
-/// asks.
+/// asks, and so does who begins a request of FastCGI.
 #[inline(always)]
 pub(crate) fn role_by_front(front: u64, sends: bool) -> Role {
     let bytes = front.to_le_bytes();
     let is_response = front & !(0xff << 56) == u64::from_le_bytes(*b"HTTP/1.\0");
-    let is_request = bytes[0].is_ascii_uppercase()
-        && bytes[1].is_ascii_uppercase()
-        && bytes[2].is_ascii_uppercase();
+    // Version, type and the length of the content; not the request's id and the padding.
+    let begins_fastcgi =
+        front & 0x0000_ffff_0000_ffff == u64::from_le_bytes([1, 1, 0, 0, 0, 8, 0, 0]);
+    let is_request = begins_fastcgi
+        || bytes[0].is_ascii_uppercase()
+            && bytes[1].is_ascii_uppercase()
+            && bytes[2].is_ascii_uppercase();
     if is_response {
         if sends { Role::Server } else { Role::Client }
     } else if is_request {

@@ -77,7 +77,9 @@ pub(crate) fn on_end(sk: *const c_void) {
 /// Whether the end of the connection ends the response on it.
 #[inline(always)]
 fn is_until_close(connection: &Connection) -> bool {
-    connection.role == Role::Client as u8 && connection.responses.http1.is_until_close()
+    connection.role == Role::Client as u8
+        && (connection.responses.http1.is_until_close()
+            || connection.requests.http1.closes_behind())
 }
 
 /// The task at work received something of a response.

@@ -208,6 +208,9 @@ unsafe fn write_context(
         if own == OwnHeader::PassedOn {
             return (rewrite(drive, stream, origin), 0);
         }
+        if stream.http1.is_fastcgi() {
+            return (Outcome::FastCgi, 0);
+        }
         // The empty line that ends the head must not have been sent already.
         if drive.at < end_len {
             return (Outcome::HeaderAlreadySent, 0);

@@ -4,6 +4,7 @@
 //! taken, what is missing stays missing. Only the request line, `Host` and
 //! `User-Agent` are kept; no other header leaves this function.
 
+use super::fastcgi::{self, Parameters};
 use super::http2::fields::{Fields, Name};
 use super::redact::push_query;
 use crate::grpc;
@@ -27,6 +28,9 @@ struct Parts<'a> {
 
 /// Reads a request's head. `cut` says that more of it was sent than is in `bytes`.
 pub(crate) fn parse_head(bytes: &[u8], cut: bool) -> RequestHead {
+    if fastcgi::is_fastcgi(bytes) {
+        return head_of_parameters(&Parameters::read(&fastcgi::content(bytes)));
+    }
     let parts = read(bytes);
     let target_is_cut = cut && parts.minor_version.is_none();
     let mut builder = Builder { text: String::with_capacity(bytes.len().min(512)) };
@@ -106,6 +110,43 @@ pub(crate) fn head_of_fields(fields: &Fields) -> RequestHead {
         user_agent: fields.get(Name::UserAgent).and_then(|agent| builder.push_lossy(agent)),
         over_tls: false,
         is_grpc,
+        text: builder.text.into_boxed_str(),
+    }
+}
+
+/// What the parameters of a request of FastCGI say.
+fn head_of_parameters(parameters: &Parameters<'_>) -> RequestHead {
+    let mut builder = Builder { text: String::new() };
+    let method = Method::parse(parameters.method);
+    let method_original = match method {
+        Method::Other => builder.push_lossy(parameters.method),
+        _ => None,
+    };
+    let script = [parameters.script, parameters.path_info].concat();
+    let target = String::from_utf8_lossy(parameters.target.unwrap_or(&script));
+    let mut target = Target::split(&target, method, parameters.target_is_cut);
+    let query = parameters.query.map(String::from_utf8_lossy);
+    target.query = target.query.or(query.as_deref().filter(|query| !query.is_empty()));
+    let host = parameters.host.map(|host| String::from_utf8_lossy(host.trim_ascii()));
+    let (authority, host, port) = match host.as_deref().map(without_userinfo) {
+        Some(text) if !text.is_empty() => builder.push_authority(text),
+        _ => (None, None, None),
+    };
+    let scheme = parameters.scheme.map(|scheme| String::from_utf8_lossy(scheme).to_lowercase());
+    RequestHead {
+        method,
+        version: Some(Version::FastCgi),
+        method_original,
+        scheme: scheme.and_then(|scheme| builder.push(&scheme)),
+        authority,
+        host,
+        port,
+        has_userinfo: false,
+        path: target.path.and_then(|path| builder.push(path)),
+        query: target.query.and_then(|query| builder.push_query(query)),
+        user_agent: parameters.user_agent.and_then(|agent| builder.push_lossy(agent)),
+        over_tls: false,
+        is_grpc: Some(false),
         text: builder.text.into_boxed_str(),
     }
 }

@@ -6,6 +6,7 @@
 //! header blocks of its response between. Runs on the thread that reads
 //! the ring buffer, so nothing here waits for anything.
 
+mod fastcgi;
 mod head;
 pub(crate) mod http2;
 mod open;
@@ -20,7 +21,7 @@ use crate::export::SpanSink;
 use crate::grpc::GrpcStatus;
 use crate::metrics::{Metric, Metrics};
 use crate::resolve::ProcessTable;
-use crate::span::{GrpcCall, RequestHead, Span, SpanKind};
+use crate::span::{GrpcCall, RequestHead, Span, SpanKind, Version};
 use http2::fields::Fields;
 use http2::{Http2Connections, Http2Limits, Part};
 use open::{ExchangeKey, OpenExchange, OpenExchanges, Response};
@@ -122,7 +123,11 @@ impl Assembler {
         if cut {
             self.metrics.increment(Metric::HeadsCut);
         }
-        let request = parse_head(&bytes, cut);
+        let mut request = parse_head(&bytes, cut);
+        if request.version == Some(Version::FastCgi) && opened.role == Role::Client as u8 {
+            // It is the host that the server was asked for, not the application's.
+            (request.authority, request.host, request.port) = (None, None, None);
+        }
         self.insert(key, opened, request);
     }
 

@@ -7,7 +7,7 @@
 
 use crate::assemble::REDACTED;
 use crate::resolve::{Resource, ResourceValue};
-use crate::span::{GrpcCall, Method, Span, SpanError, SpanKind};
+use crate::span::{GrpcCall, Method, Span, SpanError, SpanKind, Version};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use tracewire_common::context::{FLAG_SAMPLED, TraceContext};
@@ -129,9 +129,9 @@ impl SpanEncoder {
         }
         out.integer("network.peer.port", span.peer.port().into());
         if let Some(version) = request.version {
-            if span.grpc.is_some() {
-                // Spans of HTTP need no name of what they are a version of.
-                out.text("network.protocol.name", "http");
+            // Spans of HTTP need no name of what they are a version of.
+            if span.grpc.is_some() || version == Version::FastCgi {
+                out.text("network.protocol.name", version.protocol());
             }
             out.text("network.protocol.version", version.as_str());
         }

@@ -38,6 +38,7 @@ fn propagation_name(outcome: Outcome) -> &'static str {
         Outcome::KernelRefused => "propagation_kernel_refused",
         Outcome::HeaderAlreadySent => "propagation_header_already_sent",
         Outcome::TcpOption => "propagation_tcp_option",
+        Outcome::FastCgi => "propagation_fastcgi",
         Outcome::ProcessExcluded => "propagation_process_excluded",
         Outcome::Missed => "propagation_missed",
         Outcome::FrameFull => "propagation_frame_full",

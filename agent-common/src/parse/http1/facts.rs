@@ -21,3 +21,5 @@ pub const FACT_TRACEPARENT_REPEATED: u16 = 128;
 pub const FACT_HEAD: u16 = 256;
 /// The method is `CONNECT`.
 pub const FACT_CONNECT: u16 = 512;
+/// The message comes in records of FastCGI.
+pub const FACT_FASTCGI: u16 = 1024;

@@ -6,14 +6,17 @@
 //! passed over by arithmetic, without looking at them.
 
 mod chunk;
+mod event;
 mod facts;
 mod fast;
+mod fastcgi;
 mod header;
 mod line;
 mod start;
 mod state;
 mod window;
 
+pub use event::{Body, Event};
 pub use facts::*;
 pub(super) use window::{byte_at, read_word};
 
@@ -36,33 +39,6 @@ const SLACK: usize = 72;
 
 /// The longest head that is followed, in bytes.
 const MAX_HEAD: u32 = 1 << 20;
-
-/// What a step came upon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Event {
-    /// Nothing of note; call again.
-    None = 0,
-    /// The last byte taken ended a head: call [`Http1::begin_body`] next.
-    HeadEnd = 1,
-    /// The message is over: call [`Http1::next_message`] next.
-    MessageEnd = 2,
-    /// The bytes are not HTTP/1.x, or the position in them was lost.
-    NotHttp = 3,
-    /// Bytes came while the fate of an `Upgrade` or `CONNECT` was open.
-    Held = 4,
-}
-
-/// What follows a head, decided by who knows the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
-    /// As the head says (RFC 9112 §6.3).
-    Framed,
-    /// None, whatever the head says: `HEAD`, 1xx, 204, 304.
-    None,
-    /// Another protocol: 101, or `CONNECT` that succeeded.
-    Switched,
-}
 
 /// One direction of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,7 +141,13 @@ impl Http1 {
     /// Whether a head is being read.
     #[inline(always)]
     pub fn is_in_head(&self) -> bool {
-        self.state >= state::METHOD && self.state <= state::HEAD_END
+        self.state >= state::METHOD && self.state <= state::HEAD_END || self.is_in_head_of_records()
+    }
+
+    /// Whether the message comes in records of FastCGI.
+    #[inline(always)]
+    pub fn is_fastcgi(&self) -> bool {
+        self.facts & FACT_FASTCGI != 0
     }
 
     /// Whether the end of the connection ends the message.
@@ -213,7 +195,8 @@ impl Http1 {
     /// Whether the head that was just read announces no body.
     #[inline(always)]
     pub fn is_without_body(&self) -> bool {
-        self.facts & (FACT_LENGTH | FACT_CODING) == 0
+        // Even the shortest request in records has an empty one behind its head.
+        self.facts & (FACT_LENGTH | FACT_CODING | FACT_FASTCGI) == 0
     }
 
     /// Whether the start of the present message was a guess.
@@ -310,6 +293,10 @@ impl Http1 {
     /// The head ended. Says what follows and goes on to it.
     #[inline(always)]
     pub fn begin_body(&mut self, body: Body) -> Event {
+        if self.is_fastcgi() {
+            self.end_head_of_records();
+            return Event::None;
+        }
         self.state = match body {
             Body::Switched => state::OPAQUE,
             Body::None => state::MESSAGE_END,
@@ -390,6 +377,10 @@ impl Http1 {
             state::OPAQUE => (available, Event::None),
             state::LOST => (0, Event::NotHttp),
             state::HELD => (0, Event::Held),
+            state::RECORD | state::CONTENT | state::PADDING => {
+                let step = fastcgi::step(self, window, at, end, available);
+                (step as u32, Event::of((step >> 32) as u32))
+            }
             _ => {
                 let byte = window.0[at as usize & (WINDOW - 1)];
                 let (taken, event) = self.take_byte(byte);

@@ -1,6 +1,6 @@
 //! The first line of a message (RFC 9112 §3, §4).
 
-use super::{Event, Http1, state};
+use super::{Event, Http1, fastcgi, state};
 
 /// The longest method that is taken for one, in bytes.
 pub(super) const MAX_METHOD: u8 = 24;
@@ -8,6 +8,10 @@ pub(super) const MAX_METHOD: u8 = 24;
 impl Http1 {
     #[inline(always)]
     pub(super) fn take_start(&mut self, byte: u8) -> (u32, Event) {
+        if byte == fastcgi::VERSION {
+            self.begin_records();
+            return (1, Event::None);
+        }
         if self.is_request() {
             // RFC 9112 §2.2: empty lines before a request line are to be ignored.
             if byte == b'\r' || byte == b'\n' {

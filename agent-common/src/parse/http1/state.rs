@@ -27,3 +27,7 @@ pub(super) const MESSAGE_END: u8 = 23;
 pub(super) const HELD: u8 = 24;
 pub(super) const LOST: u8 = 25;
 pub(super) const OPAQUE: u8 = 26;
+/// Of a message in records of FastCGI: a record's header, its content, its padding.
+pub(super) const RECORD: u8 = 27;
+pub(super) const CONTENT: u8 = 28;
+pub(super) const PADDING: u8 = 29;

@@ -27,7 +27,7 @@ fn floors(runtime: Runtime) -> [u8; load::PATTERNS.len() + 1] {
     match runtime {
         //                          one  seq  par timer back retry store mixed
         Runtime::Nginx          => [100,   0,   0,   0,   0,   0,   0,   0],
-        Runtime::PhpFpm         => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::PhpFpm         => [ 99,  99,  99,  99,   0,  99,  99,  85],
         Runtime::PythonThreads  => [100, 100,  99, 100,   0, 100,  99,  85],
         Runtime::Gunicorn       => [100, 100,  99, 100,   0, 100,  99,  85],
         Runtime::Gevent         => [  0,   0,   0,   0,   0,   0,   0,   0],

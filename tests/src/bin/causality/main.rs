@@ -10,7 +10,7 @@ mod backend;
 mod known;
 mod load;
 mod measure;
-mod php;
+
 mod report;
 mod runtimes;
 mod table;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
+use tracewire_tests::php;
 use tracewire_tests::services::{Service, free_port, nginx, start};
 use tracewire_tests::world::World;
 
 use crate::backend::Backend;
 use crate::load::{PATTERNS, Pattern};
-use crate::php;
 
 /// What a service runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -198,11 +198,10 @@ impl Runtime {
                 return alone(nginx(world, Some(([127, 0, 0, 1], backend.http).into()), ONE));
             }
             Self::PhpFpm => {
-                let mut command = php::command(&world.scratch(), &bind);
-                command.envs(environment);
-                let behind = start(world, command, port, world.scratch().join("seen"));
+                let behind = php::fpm(world, &environment);
+                let listen = behind.address().to_string();
                 let script = source("service.php");
-                let front = nginx(world, None, &php::location(&bind, &script));
+                let front = nginx(world, None, &php::location(&listen, &script));
                 return Running { front, _behind: Some(behind) };
             }
             Self::PythonThreads => python("threads.py"),

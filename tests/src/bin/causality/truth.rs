@@ -23,7 +23,8 @@ pub(crate) struct Verdict {
 
 /// The spans of a service, by the requests in whose paths their numbers are.
 pub(crate) struct Spans<'a> {
-    requests: HashMap<(&'a str, usize), &'a Span>,
+    /// Of a request that one server hands on to another, which makes the calls, there are two.
+    requests: HashMap<(&'a str, usize), Vec<&'a Span>>,
     calls: Vec<(&'a str, usize, &'a Span)>,
 }
 
@@ -40,7 +41,7 @@ impl<'a> Spans<'a> {
             };
             match (span.kind, parts.next()) {
                 (Kind::Server, None) => {
-                    sorted.requests.insert((pattern, number), span);
+                    sorted.requests.entry((pattern, number)).or_default().push(span);
                 }
                 (Kind::Client, Some(_call)) => sorted.calls.push((pattern, number, span)),
                 _ => {}
@@ -56,9 +57,8 @@ impl<'a> Spans<'a> {
             if !load.numbers.contains(&number) || load.pattern(number).name != pattern {
                 continue;
             }
-            let is_right = self.requests.get(&(pattern, number)).is_some_and(|request| {
-                span.parent == request.span_id && span.trace_id == request.trace_id
-            });
+            let requests = self.requests.get(&(pattern, number)).map_or(&[][..], Vec::as_slice);
+            let is_right = is_caused_by(span, requests);
             let place = if is_right {
                 verdict.right += 1;
                 0
@@ -78,6 +78,17 @@ impl<'a> Spans<'a> {
         verdict.unseen = load.calls().saturating_sub(seen);
         verdict
     }
+}
+
+/// Whether the call's parent is the request that caused it: the one that was handed on by FastCGI, if
+/// any was. That has to be in the trace of what came before it.
+fn is_caused_by(call: &Span, requests: &[&Span]) -> bool {
+    let is_handed_on = |span: &Span| span.attribute("network.protocol.name") == "fastcgi";
+    let is_any = requests.iter().any(|request| is_handed_on(request));
+    requests.iter().all(|request| request.trace_id == call.trace_id)
+        && requests
+            .iter()
+            .any(|request| call.parent == request.span_id && is_handed_on(request) == is_any)
 }
 
 #[cfg(test)]
@@ -121,6 +132,21 @@ mod tests {
             "{verdict:?}"
         );
         assert_eq!(verdict.rules.get(""), Some(&[1, 1, 1]));
+    }
+
+    #[test]
+    fn of_a_request_that_is_handed_on_the_parent_is_who_makes_the_calls() {
+        let mut behind = span(Kind::Server, "/one/0", "b", "c");
+        let protocol = ("network.protocol.name".to_owned(), "fastcgi".to_owned());
+        behind.attributes.extend([protocol]);
+        let front = span(Kind::Server, "/one/0", "a", "");
+        let right = span(Kind::Client, "/one/0/0", "d", "b");
+        let wrong = span(Kind::Client, "/one/0/0", "d", "a");
+        assert!(is_caused_by(&right, &[&front, &behind]));
+        assert!(!is_caused_by(&wrong, &[&front, &behind]));
+        behind.trace_id = "another".to_owned();
+        assert!(!is_caused_by(&right, &[&front, &behind]));
+        assert!(!is_caused_by(&right, &[]));
     }
 
     #[test]

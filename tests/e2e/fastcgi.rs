@@ -1,0 +1,231 @@
+//! Requests that nginx hands to PHP-FPM, in records of FastCGI.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use tracewire_tests::otlp::{Kind, Span};
+use tracewire_tests::php;
+use tracewire_tests::script::Load;
+use tracewire_tests::services::{Service, Wire, curl, nginx, node};
+use tracewire_tests::world::{World, is_control};
+
+/// nginx, PHP-FPM, and a service in Node that the script asks.
+struct Stack {
+    front: Service,
+    fpm: Service,
+    leaf: Service,
+}
+
+/// Asks the next service for the same, and answers what that does.
+const ASKS_NEXT: &str = "<?php
+    $curl = curl_init('http://' . getenv('NEXT') . $_SERVER['REQUEST_URI']);
+    curl_setopt_array($curl, [CURLOPT_RETURNTRANSFER => true, CURLOPT_PROXY => '']);
+    echo curl_exec($curl);";
+
+/// Answers what it was sent, and as it was told in the query.
+const ECHOES: &str = "<?php
+    parse_str(parse_url($_SERVER['REQUEST_URI'], PHP_URL_QUERY) ?? '', $asked);
+    if (isset($asked['status'])) { http_response_code((int) $asked['status']); }
+    if (isset($asked['warn'])) { error_log(str_repeat('warning ', 300)); }
+    if (isset($asked['die'])) { exec('kill -9 ' . getmypid()); }
+    if (isset($asked['traceparent'])) { echo $_SERVER['HTTP_TRACEPARENT'] ?? 'none'; }
+    echo file_get_contents('php://input');";
+
+fn script(world: &World, source: &str) -> PathBuf {
+    let path = world.scratch().join("index.php");
+    std::fs::write(&path, source).expect("the scratch directory is writable");
+    path
+}
+
+impl Stack {
+    /// Starts them; `keep` says whether nginx keeps its connections to PHP-FPM.
+    fn start(world: &World, source: &str, keep: bool) -> Self {
+        let leaf = node(world, &Wire::Plain);
+        let fpm = php::fpm(world, &[("NEXT", leaf.address().to_string())]);
+        let script = script(world, source);
+        let address = fpm.address();
+        let front = if keep {
+            let location = php::location("next", &script);
+            let location = location.replace("location / {", "location / { fastcgi_keep_conn on;");
+            nginx(world, Some(address), &location)
+        } else {
+            nginx(world, None, &php::location(&address.to_string(), &script))
+        };
+        Self { front, fpm, leaf }
+    }
+
+    fn load(&self, world: &World, path: &str, requests: usize) {
+        let report = world.load(Load {
+            to: self.front.address(),
+            path: path.to_owned(),
+            threads: 16,
+            requests,
+            limit_ms: 60_000,
+        });
+        let output = [&self.front, &self.fpm, &self.leaf].map(Service::output).concat();
+        assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{output}");
+    }
+
+    fn url(&self, target: &str) -> String {
+        format!("http://{}{target}", self.front.address())
+    }
+}
+
+/// The spans of a request, from the client on: service, kind and the parent's place.
+const HOPS: [(&str, Kind); 6] = [
+    ("peer", Kind::Client),
+    ("nginx", Kind::Server),
+    ("nginx", Kind::Client),
+    ("php-fpm", Kind::Server),
+    ("php-fpm", Kind::Client),
+    ("leaf", Kind::Server),
+];
+
+/// What is wrong with one trace, if anything is.
+fn flaw(spans: &[&Span]) -> Option<String> {
+    let mut parent = "";
+    for (service, kind) in HOPS {
+        let mut found =
+            spans.iter().filter(|span| span.kind == kind && span.service().starts_with(service));
+        let (Some(span), None) = (found.next(), found.next()) else {
+            return Some(format!("not one {kind:?} span of {service} in {}", spans.len()));
+        };
+        if span.parent != parent {
+            let rule = span.attribute("tracewire.correlation");
+            return Some(format!("{kind:?} span of {service}: its parent is another, by {rule}"));
+        }
+        parent = &span.span_id;
+    }
+    (spans.len() != HOPS.len()).then(|| format!("{} spans", spans.len()))
+}
+
+/// Asks, by 16 clients, through a stack that keeps connections or not, and that is older than the agent
+/// or not. Each request must be one trace.
+fn are_whole(keep: bool, is_older: bool, flags: &[&str]) {
+    const REQUESTS: usize = 3000;
+    let mut world = World::alone();
+    if !is_older {
+        world.start_agent(flags);
+    }
+    let stack = Stack::start(&world, ASKS_NEXT, keep);
+    if is_older {
+        stack.load(&world, "/unseen", 200);
+        world.start_agent(flags);
+    }
+    // Until nginx's loop is known to go on at once.
+    stack.load(&world, "/before", 1000);
+    stack.load(&world, "/item", REQUESTS);
+    let Some(outcome) = world.stop_agent() else { return };
+    let mut traces: HashMap<&str, Vec<&Span>> = HashMap::new();
+    for span in outcome.spans.iter().filter(|span| span.path().starts_with("/item")) {
+        traces.entry(&span.trace_id).or_default().push(span);
+    }
+    let flaws: Vec<String> = traces.values().filter_map(|spans| flaw(spans)).collect();
+    assert_eq!(traces.len(), REQUESTS, "{:?}", flaws.first());
+    assert!(flaws.is_empty(), "{} of them: {:?}", flaws.len(), flaws.first());
+    for span in outcome.spans.iter().filter(|span| span.service().starts_with("php-fpm")) {
+        let protocol = span.attribute("network.protocol.name");
+        assert_eq!(protocol == "fastcgi", span.kind == Kind::Server, "{span:?}");
+        assert_eq!(span.status(), "200", "{span:?}");
+    }
+}
+
+#[test]
+fn what_goes_through_php_fpm_is_one_trace_each() {
+    are_whole(false, false, &["--propagate", "off"]);
+}
+
+#[test]
+fn what_goes_through_php_fpm_on_kept_connections_is_one_trace_each() {
+    are_whole(true, false, &["--propagate", "always"]);
+}
+
+#[test]
+fn what_goes_through_php_fpm_on_connections_older_than_the_agent_is_one_trace_each() {
+    are_whole(true, true, &["--propagate", "off"]);
+}
+
+#[test]
+fn requests_are_told_as_the_application_is_told_of_them() {
+    let mut world = World::traced();
+    let stack = Stack::start(&world, ECHOES, false);
+    let body = world.scratch().join("body");
+    let content = "tell".repeat(50_000);
+    std::fs::write(&body, &content).expect("the scratch directory is writable");
+    let data = format!("@{}", body.display());
+    let url = stack.url("/told/x?status=201&warn=1&sig=secret");
+    // The `Host` is the proxy's, not PHP-FPM's.
+    let arguments = ["--data-binary", &data, "--header", "Host: shop.test", "-A", "me/1", &url];
+    assert!(curl(&world, &arguments) == content, "the content was changed");
+    let Some(outcome) = world.stop_agent() else { return };
+    let of = |service: &str, kind| {
+        let mut spans = outcome.spans.iter().filter(|span| span.service().starts_with(service));
+        spans.find(|span| span.kind == kind).unwrap_or_else(|| panic!("no {kind:?} of {service}"))
+    };
+    let (client, server) = (of("nginx", Kind::Client), of("php-fpm", Kind::Server));
+    assert_eq!((&server.parent, &server.trace_id), (&client.span_id, &client.trace_id));
+    for span in [client, server] {
+        assert_eq!(span.name, "POST", "{span:?}");
+        assert_eq!(span.status(), "201", "{span:?}");
+        assert_eq!(span.attribute("network.protocol.name"), "fastcgi", "{span:?}");
+        assert_eq!(span.attribute("http.request.body.size"), "200000", "{span:?}");
+        assert_eq!(span.attribute("http.response.body.size"), "200000", "{span:?}");
+        assert_eq!(span.attribute("user_agent.original"), "me/1", "{span:?}");
+    }
+    assert_eq!(server.path(), "/told/x");
+    assert_eq!(server.attribute("url.query"), "status=201&warn=1&sig=REDACTED");
+    assert_eq!(server.attribute("url.scheme"), "http");
+    let server_of = |span: &Span| {
+        [span.attribute("server.address"), span.attribute("server.port")].map(str::to_owned)
+    };
+    assert_eq!(server_of(server), ["shop.test", "80"], "{server:?}");
+    let port = stack.fpm.port.to_string();
+    assert_eq!(server_of(client), ["127.0.0.1", &port], "{client:?}");
+}
+
+#[test]
+fn a_process_that_dies_in_a_request_leaves_an_error() {
+    let mut world = World::traced();
+    let stack = Stack::start(&world, ECHOES, false);
+    let url = stack.url("/dies?die=1");
+    let told = ["--no-fail", "--output", "/dev/null", "--write-out", "%{http_code}", &url];
+    assert_eq!(curl(&world, &told), "502");
+    assert_eq!(curl(&world, &["--data", "on", &stack.url("/lives")]), "on");
+    let Some(outcome) = world.stop_agent() else { return };
+    for span in outcome.spans.iter().filter(|span| span.path() == "/dies") {
+        assert!(span.is_error || span.service().starts_with("curl"), "{span:?}");
+        if span.attribute("network.protocol.name") == "fastcgi" {
+            assert_eq!(span.status(), "", "{span:?}");
+        }
+    }
+    let dead = outcome.spans.iter().filter(|span| {
+        span.path() == "/dies" && span.attribute("network.protocol.name") == "fastcgi"
+    });
+    assert_eq!(dead.count(), 2, "{:?}", outcome.counters);
+}
+
+#[test]
+fn a_context_that_nginx_passes_on_becomes_that_of_its_own_span() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let mut world = World::alone();
+    world.start_agent(&["--propagate", "always"]);
+    let stack = Stack::start(&world, ECHOES, false);
+    let url = stack.url("/passed?traceparent=1");
+    let header = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01");
+    let passed = curl(&world, &["--header", &header, &url]);
+    // Nobody writes where there was none.
+    if is_control() {
+        assert_eq!(passed, header.trim_start_matches("traceparent: "));
+        assert_eq!(curl(&world, &[&url]), "none");
+        return;
+    }
+    let Some(outcome) = world.stop_agent() else { return };
+    let client = outcome
+        .spans
+        .iter()
+        .find(|span| span.kind == Kind::Client && span.service().starts_with("nginx"))
+        .expect("a span of nginx");
+    assert_eq!(client.attribute("tracewire.propagation"), "rewritten", "{client:?}");
+    assert_eq!(passed, format!("00-{}-{}-01", client.trace_id, client.span_id));
+    assert_eq!(client.trace_id, TRACE);
+}
