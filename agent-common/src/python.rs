@@ -24,14 +24,16 @@ pub struct PyProcess {
     /// How often another thread did, of which that is not known.
     pub searches: u16,
     /// [`PY_PROCESS_THREADS_HAVE_CONTEXTS`], or 0.
-    pub flags: u32,
+    pub flags: u16,
+    /// Offset of `PyThreadState.datastack_chunk`, in bytes, where greenlets are told apart, and not contexts; else 0.
+    pub off_stack: u16,
 }
 
 /// In [`PyProcess::cost`]: a context that is copied, and each end of a job.
 pub const PY_COST_OF_COPY: u64 = 3;
 
 /// Each thread but the first starts in a context of its own, as from CPython 3.14 on.
-pub const PY_PROCESS_THREADS_HAVE_CONTEXTS: u32 = 1;
+pub const PY_PROCESS_THREADS_HAVE_CONTEXTS: u16 = 1;
 
 /// [`PyProcess::state_slot`]: not found, and not looked for any more.
 pub const NO_SLOT: u64 = u64::MAX;
@@ -49,7 +51,8 @@ pub struct PyObject {
 /// Contexts that a context remembers to be a copy of a copy of.
 pub const ANCESTORS: usize = 6;
 
-/// What is known of a `contextvars.Context`: of an asyncio task, a callback, a call in a thread.
+/// What is known of a `contextvars.Context`: of an asyncio task, a callback, a call in a thread; or, in
+/// processes that are told apart by them, of a greenlet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PyContext {

@@ -7,6 +7,7 @@
 //!   it that was made for that connection: after it was established, and no other is received below
 //!   that. What is received on the connection is for all of those that descend from it, unless they
 //!   were made for a request themselves.
+//! - A greenlet counts as a context in which it receives. None is seen to be made by another.
 //! - Where no such ancestor is known, since the loop receives in no context of its own or all of that is
 //!   older than what is known, the task is known by its answers: those who answer on the connection descend
 //!   from it, it is younger than that or as old, and nothing below it answers on another.
@@ -282,6 +283,10 @@ fn tell_answerer(cookie: u64, activity: u64) {
 pub(crate) fn answers(connection: &Connection, id: u64) {
     let (tgid, tid) = ((id >> 32) as u32, id as u32);
     let Some(process) = process(tgid) else { return };
+    if process.off_stack != 0 {
+        // A greenlet receives itself what it answers, and the next may have the same address.
+        return;
+    }
     let current = current(process, tgid, tid);
     if current == UNKNOWN || current == BASE {
         return;

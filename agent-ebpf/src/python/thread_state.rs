@@ -89,7 +89,29 @@ pub(crate) fn count_attempt(process: &mut PyProcess) {
     }
 }
 
-/// The address of the context that the thread at work is in, or [`UNKNOWN`] or [`BASE`].
+/// Pieces of a stack that are gone through. A piece is 16 KiB or more: some hundred calls.
+const PIECES: u32 = 16;
+
+/// Each greenlet has a stack of its own for what Python calls, and keeps its first piece as long as it
+/// runs: the address of that stands for the greenlet. `place` holds the address of the newest piece.
+#[inline(always)]
+fn greenlet(place: u64) -> u64 {
+    let mut piece = read_user(place);
+    let mut round = 0;
+    while round < PIECES && piece != 0 {
+        // `_PyStackChunk.previous` (Include/cpython/pystate.h)
+        let previous = read_user(piece);
+        if previous == 0 {
+            return piece;
+        }
+        piece = previous;
+        round += 1;
+    }
+    UNKNOWN
+}
+
+/// The address of the context that the thread at work is in, or [`UNKNOWN`] or [`BASE`]. Where greenlets
+/// are told apart, what stands for the one at work.
 #[inline(never)]
 pub(crate) fn current(process: &PyProcess) -> u64 {
     if process.state_slot == 0 || process.state_slot == NO_SLOT {
@@ -102,6 +124,9 @@ pub(crate) fn current(process: &PyProcess) -> u64 {
         || read_user(state.wrapping_add(process.off_thread_id as u64)) != base
     {
         return UNKNOWN;
+    }
+    if process.off_stack != 0 {
+        return greenlet(state.wrapping_add(process.off_stack as u64));
     }
     let address = read_user(state.wrapping_add(process.off_context as u64));
     if address == 0 {

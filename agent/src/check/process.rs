@@ -97,7 +97,7 @@ fn say_python(pid: u32, path: &str, file: &File, pieces: &[Mapped<'_>]) {
         Some(Ok(_)) => "a Python whose tasks can be told apart",
         None if binary.switches_stacks => {
             return line(&format!(
-                "off     {path}: gevent: what Python sends in this process is looked at by its threads"
+                "ok      {path}: gevent: greenlets are told apart by their stacks, from CPython 3.11 on"
             ));
         }
         None if binary.enters_contexts => "an event loop for Python",

@@ -64,6 +64,10 @@ struct Process {
     enters: Option<(File, Vec<Place>)>,
     /// Whether that is.
     has_loop: bool,
+    /// The interpreter, and where its function that copies contexts is in memory.
+    interpreter: Option<(Interpreter, u64)>,
+    /// Whether it has greenlets, which exchange parts of the stack: nothing is probed then.
+    has_greenlets: bool,
     /// What the probes had cost when that was last looked at.
     cost: u64,
     /// Whether it came to them too often, or for nothing.
@@ -237,13 +241,7 @@ impl PythonProcesses {
         let path = mapped.path;
         self.running.entry(pid).or_default().files.push(number);
         if binary.switches_stacks {
-            tracing::info!(
-                path,
-                pid,
-                "this process of Python uses gevent: its greenlets are not told apart"
-            );
-            self.leave_alone(pid);
-            return;
+            return self.tell_greenlets_apart(pid);
         }
         if let Some(Err(why)) = &binary.interpreter {
             if is_new {
@@ -251,15 +249,20 @@ impl PythonProcesses {
             }
             return;
         }
+        if let Some(Ok(interpreter)) = &binary.interpreter {
+            let mut here = maps.iter().filter(|one| one.number == number);
+            let copy = here.find_map(|one| one.address_of(interpreter.copy));
+            let process = self.running.entry(pid).or_default();
+            process.interpreter = copy.map(|copy| (*interpreter, copy));
+        }
+        if self.running.get(&pid).is_some_and(|process| process.has_greenlets) {
+            return self.tell_greenlets_apart(pid);
+        }
         match self.programs.attach(&file, &binary, pid) {
             Ok(probes) => {
-                if let Some(Ok(interpreter)) = &binary.interpreter {
-                    // Not before: what is known of contexts is true as long as all that are made are seen.
-                    let mut here = maps.iter().filter(|one| one.number == number);
-                    let copy = here.find_map(|one| one.address_of(interpreter.copy));
-                    if !copy.is_some_and(|copy| self.tell(pid, interpreter, copy)) {
-                        return self.closer.close(probes);
-                    }
+                // Not before: what is known of contexts is true as long as all that are made are seen.
+                if binary.interpreter.is_some() && !self.tell(pid) {
+                    return self.closer.close(probes);
                 }
                 tracing::debug!(path, pid, "Python probed");
                 let process = self.running.entry(pid).or_default();
@@ -295,12 +298,42 @@ impl PythonProcesses {
         }
     }
 
-    /// Tells the kernel half of an interpreter whose function that copies contexts is at that address.
-    /// Answers whether it knows it.
-    fn tell(&mut self, pid: u32, interpreter: &Interpreter, copy: u64) -> bool {
+    /// The process has greenlets: these are told apart, and not contexts. Nothing is probed, since what
+    /// returns may not be what was called.
+    fn tell_greenlets_apart(&mut self, pid: u32) {
+        let process = self.running.entry(pid).or_default();
+        process.has_greenlets = true;
+        process.enters = None;
+        let interpreter = process.interpreter;
+        let probes = std::mem::take(&mut process.probes);
+        self.closer.close(probes);
+        match interpreter {
+            Some((interpreter, _)) if interpreter.layout.stack == 0 => {
+                tracing::info!(
+                    pid,
+                    "this process of Python uses gevent: before CPython 3.11 its greenlets are not told apart"
+                );
+                self.leave_alone(pid);
+            }
+            Some(_) if self.tell(pid) => {
+                tracing::debug!(pid, "greenlets of Python are told apart");
+            }
+            // Its file comes later.
+            _ => {}
+        }
+    }
+
+    /// Tells the kernel half of the process's interpreter. Answers whether it knows it.
+    fn tell(&mut self, pid: u32) -> bool {
+        let known = self.running.get(&pid);
+        let Some((interpreter, copy)) = known.and_then(|process| process.interpreter) else {
+            return false;
+        };
+        let has_greenlets = known.is_some_and(|process| process.has_greenlets);
         // Of one that has run for some time, what serves all connections is there.
         let first_ns = if self.young.contains(&pid) { 0 } else { monotonic_ns() };
         let process = PyProcess {
+            off_stack: if has_greenlets { interpreter.layout.stack } else { 0 },
             context_type: copy.wrapping_add(interpreter.type_from_copy),
             off_thread_id: interpreter.layout.thread_id,
             off_context: interpreter.layout.context,

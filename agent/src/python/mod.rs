@@ -19,18 +19,20 @@ pub(crate) struct Layout {
     pub(crate) thread_id: u32,
     /// `context`.
     pub(crate) context: u32,
+    /// `datastack_chunk`; 0 before 3.11, which has none.
+    pub(crate) stack: u16,
 }
 
 /// By minor version of CPython 3, as its headers have it.
 const LAYOUTS: [(u32, Layout); 8] = [
-    (7, Layout { thread_id: 176, context: 256 }),
-    (8, Layout { thread_id: 176, context: 240 }),
-    (9, Layout { thread_id: 176, context: 240 }),
-    (10, Layout { thread_id: 176, context: 240 }),
-    (11, Layout { thread_id: 152, context: 224 }),
-    (12, Layout { thread_id: 136, context: 208 }),
-    (13, Layout { thread_id: 152, context: 208 }),
-    (14, Layout { thread_id: 152, context: 208 }),
+    (7, Layout { thread_id: 176, context: 256, stack: 0 }),
+    (8, Layout { thread_id: 176, context: 240, stack: 0 }),
+    (9, Layout { thread_id: 176, context: 240, stack: 0 }),
+    (10, Layout { thread_id: 176, context: 240, stack: 0 }),
+    (11, Layout { thread_id: 152, context: 224, stack: 296 }),
+    (12, Layout { thread_id: 136, context: 208, stack: 232 }),
+    (13, Layout { thread_id: 152, context: 208, stack: 232 }),
+    (14, Layout { thread_id: 152, context: 208, stack: 232 }),
 ];
 
 /// Minor versions from this one on have threads start in contexts of their own.

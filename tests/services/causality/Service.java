@@ -1,8 +1,9 @@
 // Java: com.sun.net.httpserver with a pool of 160 threads, client java.net.http.
 // Typical: a dispatcher thread selects, a pool thread reads the request and waits
 // for the calls; threads of the client's executor write them, its selector thread
-// reads the answers. With CLIENT=pool a thread of a second pool makes each call, by the
-// blocking HttpURLConnection.
+// reads the answers. With CLIENT=thread the thread that reads the request makes the calls as well,
+// by the blocking HttpURLConnection, but for parallel ones; with CLIENT=pool a thread of a
+// second pool makes each call.
 
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
@@ -46,6 +47,7 @@ public class Service {
     }
 
     static final boolean pooled = "pool".equals(System.getenv("CLIENT"));
+    static final boolean blocking = "thread".equals(System.getenv("CLIENT"));
     static final ExecutorService jobs = Executors.newFixedThreadPool(64);
 
     static int block(String path) {
@@ -69,11 +71,14 @@ public class Service {
         if (pooled) {
             return jobs.submit(() -> block(path)).get();
         }
+        if (blocking) {
+            return block(path);
+        }
         return client.send(request(path), BodyHandlers.ofString()).statusCode();
     }
 
     static CompletableFuture<?> start(String path) {
-        return pooled
+        return pooled || blocking
                 ? CompletableFuture.supplyAsync(() -> block(path), jobs)
                 : client.sendAsync(request(path), BodyHandlers.ofString());
     }

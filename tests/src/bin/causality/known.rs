@@ -30,7 +30,7 @@ fn floors(runtime: Runtime) -> [u8; load::PATTERNS.len() + 1] {
         Runtime::PhpFpm         => [ 99,  99,  99,  99,   0,  99,  99,  85],
         Runtime::PythonThreads  => [100, 100,  99, 100,   0, 100,  99,  85],
         Runtime::Gunicorn       => [100, 100,  99, 100,   0, 100,  99,  85],
-        Runtime::Gevent         => [  0,   0,   0,   0,   0,   0,   0,   0],
+        Runtime::Gevent         => [ 99,  99,   0,  99,   0,  99,  99,  50],
         Runtime::Aiohttp        => [ 99,  99,  99,  99,   0,  99,  99,  85],
         Runtime::FastapiAsync   => [ 99,  99,  99,  99,   0,  99,  99,  85],
         Runtime::FastapiUvloop  => [ 99,  99,  99,  99,   0,  99,  99,  85],
@@ -45,6 +45,7 @@ fn floors(runtime: Runtime) -> [u8; load::PATTERNS.len() + 1] {
         Runtime::Axum           => [ 98,  98,  98,  98,   0,  98,  98,  85],
         Runtime::AxumSpawned    => [ 98,  98,  98,  98,   0,  98,  98,  85],
         Runtime::PythonExecutor => [ 99,  99,  99,  99,   0,  99,  99,  85],
+        Runtime::JavaThreads    => [ 99,  99,   0,  99,   0,  99,  99,  50],
         Runtime::JavaPool       => [  0,   0,   0,   0,   0,   0,   0,   0],
         Runtime::Java           => [  0,   0,   0,   0,   0,   0,   0,   0],
         // Its reactor thread reads the first request of a connection that was idle.

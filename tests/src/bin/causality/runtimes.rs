@@ -51,6 +51,8 @@ pub(crate) enum Runtime {
     AxumSpawned,
     /// A thread pool of the JVM, and its HttpClient.
     Java,
+    /// The same server; the thread that reads the request makes the calls, by a blocking client.
+    JavaThreads,
     /// The same server; calls are handed to a second pool, of blocking clients.
     JavaPool,
     /// Ruby on puma.
@@ -78,6 +80,7 @@ impl fmt::Display for Runtime {
             Self::Axum => "Rust tokio, axum and hyper-util",
             Self::AxumSpawned => "Rust tokio, calls in spawned tasks",
             Self::Java => "Java thread pool, HttpClient",
+            Self::JavaThreads => "Java thread pool, HttpURLConnection",
             Self::JavaPool => "Java two pools, HttpURLConnection",
             Self::Puma => "puma, Net::HTTP",
         })
@@ -118,6 +121,13 @@ fn node(variables: &[(&str, &str)]) -> Command {
     command
 }
 
+/// The service in Java, with a client of that kind.
+fn java(client: &str) -> Command {
+    let mut command = Command::new("java");
+    command.arg(source("Service.java")).env("CLIENT", client);
+    command
+}
+
 /// This program as the Rust service.
 fn axum(calls: &str) -> Command {
     let program = std::env::current_exe().expect("Linux names a running program in /proc");
@@ -141,7 +151,7 @@ impl Runtime {
             }
             Self::NodeHttp | Self::NodeExpress | Self::NodeFetch | Self::NodeUndici => "node",
             Self::Go => "go",
-            Self::Java | Self::JavaPool => "javac",
+            Self::Java | Self::JavaThreads | Self::JavaPool => "javac",
             Self::Puma => "puma",
             Self::Gunicorn => "gunicorn",
             Self::Axum | Self::AxumSpawned => return Ok(()),
@@ -233,14 +243,9 @@ impl Runtime {
             Self::Go => Command::new(built(world)),
             Self::Axum => axum("awaited"),
             Self::AxumSpawned => axum("spawned"),
-            Self::Java | Self::JavaPool => {
-                let mut command = Command::new("java");
-                command.arg(source("Service.java"));
-                if self == Self::JavaPool {
-                    command.env("CLIENT", "pool");
-                }
-                command
-            }
+            Self::Java => java("async"),
+            Self::JavaThreads => java("thread"),
+            Self::JavaPool => java("pool"),
             Self::Puma => {
                 let mut command = Command::new("puma");
                 command.args(["--silent", "--threads", "16:160", "--bind"]);
