@@ -19,11 +19,11 @@ const LENGTH: u32 = 18;
 const CODING: u32 = 27;
 const TRACEPARENT: u32 = 69;
 
-/// Lines taken in one step.
+/// Lines, or rows of lines that do not matter, taken in one step.
 const LINES: u32 = 12;
 
-/// Words looked at for the end of a line.
-const WORDS: u32 = 24;
+/// Words looked at for the ends of lines, at once.
+const WORDS: u32 = 40;
 
 /// Keeps positions in and just behind the window what they are. The verifier would else
 /// learn more about them with each round, find no two rounds alike, and say `BPF program is
@@ -71,41 +71,60 @@ unsafe extern "C" fn http1_candidate(
     }
 }
 
-/// [`line_end`] as a function that the verifier looks at once, by itself: it walks the words of a line
+/// [`words_of_lines`] as a function that the verifier looks at once, by itself: it walks the words of a line
 /// once for each state in which it gets there.
 ///
 /// # Safety
 ///
 /// The pointer must be null or valid.
 #[cfg_attr(target_arch = "bpf", unsafe(no_mangle), inline(never))]
-unsafe extern "C" fn http1_line_end(window: *const Window, from: u32, end: u32) -> u32 {
+unsafe extern "C" fn http1_lines_end(window: *const Window, from: u32, end: u32, most: u32) -> u32 {
     // SAFETY: the caller's promise.
-    unsafe { window.as_ref() }.map_or(0, |window| words_to_line_end(window, from, end))
+    unsafe { window.as_ref() }.map_or(0, |window| words_of_lines(window, from, end, most))
 }
 
-/// Where the line ends that goes on at `from`: behind its line feed. 0 if that is not to be
-/// seen below `end`, or is too far away.
+/// Where the line ends that goes on at `from`, and with it those that follow and are to be passed over, `most`
+/// in all: behind the last line feed. 0 if the first does not end, with CR and LF, below `end`, or too far
+/// away.
 #[inline(always)]
-fn line_end(window: &Window, from: u32, end: u32) -> u32 {
+fn lines_end(window: &Window, from: u32, end: u32, most: u32) -> u32 {
     // SAFETY: a reference is valid.
-    unsafe { http1_line_end(window, from, end) }
+    unsafe { http1_lines_end(window, from, end, most) }
 }
 
-/// As [`line_end`].
+/// As [`lines_end`].
 #[inline(always)]
-fn words_to_line_end(window: &Window, from: u32, end: u32) -> u32 {
-    let mut here = from;
+fn words_of_lines(window: &Window, from: u32, end: u32, most: u32) -> u32 {
+    let mut here = from & POSITION;
+    let mut passed = 0;
+    let mut lines = 0;
     let mut round = 0;
     while round < WORDS && here < end {
         let feeds = zero_bytes(read_word(window, here) ^ LF_WORD);
-        if feeds != 0 {
-            let after = here + (feeds.trailing_zeros() >> 3) + 1;
-            return if after <= end { after } else { 0 };
-        }
-        here = (here + 8) & POSITION;
         round += 1;
+        if feeds == 0 {
+            here = (here + 8) & POSITION;
+            continue;
+        }
+        let after = (here + (feeds.trailing_zeros() >> 3) + 1) & POSITION;
+        if after > end || after < 2 || read_word(window, after - 2) as u8 != b'\r' {
+            break;
+        }
+        passed = after;
+        lines += 1;
+        if lines >= most || after >= end || !is_passed_over(read_word(window, after) as u8) {
+            break;
+        }
+        here = after;
     }
-    0
+    passed
+}
+
+/// Whether a line that starts so is a field that does not matter.
+#[inline(always)]
+fn is_passed_over(first: u8) -> bool {
+    let lower = first | 0x20;
+    first > b' ' && lower != b'c' && lower != b't' && lower != b'u'
 }
 
 impl Http1 {
@@ -126,8 +145,10 @@ impl Http1 {
                 return None;
             }
             let from = at + self.start_ahead(window, at)?;
-            let after = line_end(window, from, end);
-            if after < from + 2 || read_word(window, after - 2) as u8 != b'\r' {
+            // Of a request line the end matters.
+            let most = if self.is_request() { 1 } else { LINES };
+            let after = lines_end(window, from, end, most);
+            if after < from + 2 {
                 return None;
             }
             if self.is_request()
@@ -167,8 +188,8 @@ impl Http1 {
                 line += 1;
                 continue;
             }
-            let after = line_end(window, here, end);
-            if after < here + 2 || read_word(window, after - 2) as u8 != b'\r' {
+            let after = lines_end(window, here, end, LINES);
+            if after < here + 2 {
                 break;
             }
             here = after & POSITION;
@@ -244,8 +265,7 @@ impl Http1 {
             let is_end = start == u16::from_le_bytes(*b"\r\n") && at + 2 <= end;
             return if is_end { END } else { ODD };
         }
-        let lower = first | 0x20;
-        if lower != b'c' && lower != b't' && lower != b'u' {
+        if is_passed_over(first) {
             return FIELD;
         }
         // SAFETY: references.
