@@ -1,5 +1,7 @@
 //! Heads, as in the agent.
 
+#[path = "../../../agent/src/assemble/fastcgi.rs"]
+mod fastcgi;
 #[path = "../../../agent/src/assemble/head.rs"]
 mod head;
 #[path = "../../../agent/src/assemble/http2/mod.rs"]
