@@ -25,6 +25,13 @@ use crate::task::work;
 pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
     // SAFETY: live while the program runs.
     let connection = unsafe { &mut *drive.connection };
+    if stream.http1.is_fastcgi() != connection.requests.http1.is_fastcgi() {
+        // Found in the middle of something else.
+        stream.http1.lose();
+        lose::<false>(drive.connection, drive.now);
+        drive.stop = 1;
+        return false;
+    }
     let status = stream.http1.status();
     let in_flight = connection.opened.wrapping_sub(connection.answered);
     let (mut flags, mut span_id) = (0, 0);
@@ -74,7 +81,9 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
 pub(crate) fn response_end(drive: &mut Drive, stream: &mut Stream) {
     let status = stream.http1.status();
     let content = stream.http1.content();
-    let is_fastcgi = stream.http1.is_fastcgi();
+    // SAFETY: live while the program runs.
+    let asked = unsafe { &(*drive.connection).requests.http1 };
+    let is_fastcgi = stream.http1.is_fastcgi() && asked.is_fastcgi();
     stream.http1.next_message();
     if status < 200 {
         if is_fastcgi {
