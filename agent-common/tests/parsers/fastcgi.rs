@@ -159,6 +159,11 @@ fn a_request_that_ends_before_the_responses_head_has_no_status() {
     let seen = read_whole(&stream, HeadKind::Response);
     assert_eq!((seen.messages[0].status, seen.messages[0].head_end), (0, None));
     assert_eq!(seen.messages[0].end, Some(stream.len()));
+    // In the midst of it.
+    let begun = record(STDOUT, b"Status: 404 Not Found\r\nContent-ty", 0);
+    let seen = read_whole(&[begun, record(END_REQUEST, &[0; 8], 0)].concat(), HeadKind::Response);
+    assert_eq!((seen.messages.len(), seen.messages[0].head_end), (1, None));
+    assert_eq!((seen.messages[0].content.len(), seen.ending), (0, Ending::Between));
 }
 
 #[test]

@@ -232,6 +232,11 @@ impl Http1 {
 
     #[inline(always)]
     fn end_message(&mut self) -> Event {
+        if self.before_tail & HEAD_OVER == 0 {
+            // What was read of the head is none.
+            self.content = 0;
+            self.status = 0;
+        }
         self.state = state::MESSAGE_END;
         Event::MessageEnd
     }
