@@ -1,6 +1,7 @@
 //! What is spoken: one generator of dialogues for each protocol.
 
 mod adversarial;
+mod fastcgi;
 mod fill;
 mod framed;
 mod frames;
@@ -27,6 +28,9 @@ pub(crate) enum Protocol {
     Http2,
     /// HTTP/2 out of order, and what only begins like it.
     Http2Games,
+    /// FastCGI, in good order and out of it.
+    #[value(name = "fastcgi")]
+    FastCgi,
     /// Records as TLS sends them.
     Tls,
     /// WebSocket, after its upgrade.
@@ -52,6 +56,7 @@ impl Protocol {
         Self::Http1Games,
         Self::Http2,
         Self::Http2Games,
+        Self::FastCgi,
         Self::Tls,
         Self::Websocket,
         Self::Redis,
@@ -69,6 +74,7 @@ impl Protocol {
             Self::Http1Games => games::dialogue(rng),
             Self::Http2 => http2::dialogue(rng),
             Self::Http2Games => http2_games::dialogue(rng),
+            Self::FastCgi => fastcgi::dialogue(rng),
             Self::Tls => tls::dialogue(rng),
             Self::Websocket => websocket::dialogue(rng),
             Self::Redis => lines::redis(rng),
