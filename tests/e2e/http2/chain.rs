@@ -6,9 +6,10 @@ use tracewire_tests::grpc::{
     Go, Next, call, go_program, node_server, python_calls, python_front, python_server, rust_server,
 };
 use tracewire_tests::otlp::{Kind, Span, describe};
+use tracewire_tests::probes::await_probed;
 use tracewire_tests::script::Load;
 use tracewire_tests::services::{Service, Wire, curl, free_port, nginx, node};
-use tracewire_tests::world::World;
+use tracewire_tests::world::{World, is_control};
 
 use crate::judge::{contexts, path};
 
@@ -173,6 +174,10 @@ fn calls_that_grpc_go_makes_at_once_are_below_their_requests() {
     let Some(program) = go_program(&world) else { return };
     let leaf = Go::Grpc.server(&world, &program, None);
     let middle = Go::Grpc.server(&world, &program, Some(leaf.port));
+    if !is_control() {
+        // What goroutines do before is not known to be for a request.
+        await_probed(middle.id(), "/go-service");
+    }
     Go::Grpc.ask(&world, &program, middle.port, CALLS);
     let pid = middle.id().to_string();
     let Some(outcome) = world.stop_agent() else { return };
