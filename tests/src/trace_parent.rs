@@ -10,7 +10,8 @@ pub const FIELD_LEN: usize = FIELD_START.len() + VALUE_LEN;
 /// §6.2.2).
 const FIELD_START: &[u8] = b"\x00\x0btraceparent\x37";
 
-const VALUE_LEN: usize = 55;
+/// Bytes of a value of version 00.
+pub const VALUE_LEN: usize = 55;
 
 /// The value of a `traceparent` header (W3C Trace Context §3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// Only this connection, over and over
     #[arg(long, value_name = "NUMBER")]
     connection: Option<u64>,
+    /// Connections at once; by itself the generator makes a dozen
+    #[arg(long, value_name = "NUMBER")]
+    workers: Option<u64>,
     /// What the agent is told to propagate: `http1` also where the kernel harms connections
     /// for it, `off`
     #[arg(long, default_value = "auto")]
@@ -39,30 +42,34 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
     if agent.is_none() {
         build_agent::build(source)?;
     }
-    judge(arguments, agent.unwrap_or_else(|| workspace::agent_binary().into()).as_ref())
+    let seconds = arguments.minutes.saturating_mul(60).max(1);
+    judge(arguments, seconds, agent.unwrap_or_else(|| workspace::agent_binary().into()).as_ref())
 }
 
 /// Some minutes of all protocols, with a seed that was not tried before: as the agent is by
-/// itself, then with headers whatever the kernel.
+/// itself, then with headers whatever the kernel. Then HTTP/2 by one thread at a time: only then it is
+/// known for which request a stream is, and so whose context is passed on.
 ///
 /// # Errors
 ///
 /// As [`run`].
 pub(crate) fn short() -> Result<()> {
-    for propagate in ["auto", "always"] {
-        let arguments = Arguments {
-            minutes: 1,
-            seed: None,
-            only: Vec::new(),
-            connection: None,
-            propagate: propagate.to_owned(),
-        };
-        judge(&arguments, &workspace::agent_binary())?;
+    let all = |propagate: &str| Arguments {
+        minutes: 1,
+        seed: None,
+        only: Vec::new(),
+        connection: None,
+        workers: None,
+        propagate: propagate.to_owned(),
+    };
+    let alone = Arguments { only: vec!["http2".to_owned()], workers: Some(1), ..all("always") };
+    for (arguments, seconds) in [(all("auto"), 60), (all("always"), 60), (alone, 30)] {
+        judge(&arguments, seconds, &workspace::agent_binary())?;
     }
     Ok(())
 }
 
-fn judge(arguments: &Arguments, agent: &std::path::Path) -> Result<()> {
+fn judge(arguments: &Arguments, seconds: u64, agent: &std::path::Path) -> Result<()> {
     // Released: both ends do more than the kernel between them.
     process::run(cargo("build").args([
         "--release",
@@ -73,7 +80,6 @@ fn judge(arguments: &Arguments, agent: &std::path::Path) -> Result<()> {
     ]))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seed = arguments.seed.unwrap_or(now.as_secs() % 1_000_000);
-    let seconds = arguments.minutes.saturating_mul(60).max(1);
     let program = workspace::target_dir().join("release").join("exactness");
     let mut command = std::process::Command::new(program);
     command.arg("judge").args(["--seed", &seed.to_string()]);
@@ -85,6 +91,9 @@ fn judge(arguments: &Arguments, agent: &std::path::Path) -> Result<()> {
     }
     if let Some(number) = arguments.connection {
         command.args(["--connection", &number.to_string()]);
+    }
+    if let Some(workers) = arguments.workers {
+        command.args(["--workers", &workers.to_string()]);
     }
     process::run(command.env("TRACEWIRE_BIN", agent))
 }

@@ -52,11 +52,9 @@ impl Arriving {
         if let Some((at, _)) = urgent {
             ends.iter_mut().filter(|end| **end > at).for_each(|end| *end -= 1);
             // An urgent byte is sent by itself: no frame around it can still grow.
-            spots.retain(|spot| spot.frame.is_none_or(|frame| !(frame..spot.at).contains(&at)));
-            for spot in spots.iter_mut().filter(|spot| spot.at > at) {
-                spot.at -= 1;
-                spot.frame = spot.frame.map(|frame| frame - 1);
-            }
+            // Nor is a parent id one that the kernel sees in one piece.
+            spots.retain(|spot| !spot.range().contains(&at));
+            spots.iter_mut().filter(|spot| spot.at > at).for_each(Spot::move_back);
             // The application's bytes are not what the kernel sees: no head is beyond doubt.
             spots.iter_mut().for_each(|spot| spot.is_clear = false);
         }
@@ -88,14 +86,16 @@ pub(crate) fn run(
         report.failure = Some(format!("{side:?}: {error} (received {at} of {of} bytes)"));
     }
     report.received = (matcher.digest.len, matcher.digest.value());
-    for spot in &matcher.injected {
+    report.passed_on = matcher.changed.iter().filter(|s| s.change.is_of_passed_on()).count() as u64;
+    for spot in &matcher.changed {
         let way = plan.way_at(spot.at).map_or_else(String::new, |way| format!("{way:?}"));
-        *report.injected.entry(way).or_default() += 1;
+        *report.changed.entry(way).or_default() += 1;
     }
-    for spot in arriving.spots.iter().filter(|spot| !matcher.injected.contains(spot)) {
+    for spot in arriving.spots.iter().filter(|spot| !matcher.changed.contains(spot)) {
         report.without += 1;
         if plan.must_have_header(spot) {
-            report.missed.push(format!("{} by {:?}", spot.at, plan.way_at(spot.at)));
+            let Spot { at, change, .. } = spot;
+            report.missed.push(format!("{change:?} at {at} by {:?}", plan.way_at(*at)));
         }
     }
     for piece in plan.turns.iter().filter(|turn| turn.side == side).flat_map(|turn| &turn.pieces) {
@@ -185,7 +185,7 @@ fn hear(
             report.takes.insert("Urgent".into(), 1);
             continue;
         }
-        let want = end.map_or(0, |end| end.saturating_sub(matcher.at));
+        let want = end.map_or(0, |end| end.saturating_sub(matcher.reached()));
         let (take, bytes) = receiver.receive(socket, want)?;
         match (bytes.is_empty(), end) {
             (true, None) if matcher.is_in_header() => {

@@ -113,25 +113,31 @@ pub(crate) fn run(settings: &Settings) -> ExitCode {
                 failures.push(format!("{words}: more than is known of it"));
             }
         }
-        for (what, count) in &traced.summary.oddities {
+        for (what, (count, first)) in &traced.summary.oddities {
             let verdict = settings.choice.spare_verdict == Some(true);
             if !control.summary.oddities.contains_key(what) && !is_known(what, verdict) {
-                failures.push(format!("only with the agent, {count} times: {what}"));
+                let again = again(&settings.choice, &settings.propagate, *first);
+                failures
+                    .push(format!("only with the agent, {count} times: {what}\n  again: {again}"));
             }
         }
         // Two processors at one stream: who comes second leaves it alone. That is rare.
-        let allowed = usize::try_from(1 + traced.summary.injected() / 1000).unwrap_or(usize::MAX);
-        if !is_written && traced.summary.injected() > 0 {
-            failures.push(format!("{} headers, unasked for", traced.summary.injected()));
+        let allowed = usize::try_from(1 + traced.summary.changed() / 1000).unwrap_or(usize::MAX);
+        if !is_written && traced.summary.changed() > 0 {
+            failures.push(format!("{} headers, unasked for", traced.summary.changed()));
         }
         if is_written && traced.missed.len() > allowed {
             let few = &traced.missed[..allowed.min(5)];
             let all = traced.missed.len();
             failures.push(format!("{all} heads were not given a header, as {few:?}"));
         }
-        eprintln!("heads not given a header for no reason of theirs: {}", traced.missed.len());
+        let few = &traced.missed[..traced.missed.len().min(5)];
+        eprintln!(
+            "heads not given a header for no reason of theirs: {}, as {few:?}",
+            traced.missed.len()
+        );
         if is_written && settings.choice.connection.is_none() && seconds >= 30 {
-            let never = traced.summary.never_injected();
+            let never = traced.summary.never_injected(settings.choice.workers);
             if !never.is_empty() {
                 failures.push(format!("no head was given a header: {}", never.join(", ")));
             }
@@ -179,7 +185,7 @@ fn stalled_by_agent(world: &World, settings: &Settings, stalls: &[Stall]) -> Vec
             format!(
                 "connection {number}: only with the agent nothing happened for {seconds} s; \
                  {calls}\n  again: {}",
-                again(&settings.choice, *number)
+                again(&settings.choice, &settings.propagate, *number)
             )
         })
         .collect()
@@ -250,7 +256,7 @@ fn phase(world: &World, settings: &Settings, seconds: u64, is_traced: bool) -> F
             Side::Client => (report, other),
             Side::Server => (other, report),
         };
-        judge(&settings.choice, &mut findings, &client, &server, is_traced, &mut longest_gap);
+        judge(settings, &mut findings, &client, &server, is_traced, &mut longest_gap);
     }
     ends.stop();
     findings
@@ -258,7 +264,7 @@ fn phase(world: &World, settings: &Settings, seconds: u64, is_traced: bool) -> F
 
 /// Compares what the two ends of a connection say.
 fn judge(
-    choice: &Choice,
+    settings: &Settings,
     findings: &mut Findings,
     client: &Report,
     server: &Report,
@@ -266,6 +272,7 @@ fn judge(
     longest_gap: &mut Duration,
 ) {
     let number = client.number;
+    let choice = &settings.choice;
     // The kernel's own fault in what it does for a verdict program: the README says so. The
     // other end then sees the connection end early.
     let is_harmed = |failure: &String| failure.contains("differs at byte");
@@ -310,17 +317,21 @@ fn judge(
         findings.failures.push(format!(
             "connection {number} ({protocol:?}): {}\n  again: {}",
             wrong.join("\n  "),
-            again(choice, number)
+            again(choice, &settings.propagate, number)
         ));
     }
 }
 
 /// The command that makes a connection again.
-fn again(choice: &Choice, number: u64) -> String {
+fn again(choice: &Choice, propagate: &str, number: u64) -> String {
     use clap::ValueEnum;
     let only = choice.only.iter().filter_map(ValueEnum::to_possible_value);
     let only: String = only.map(|only| format!(" --only {}", only.get_name())).collect();
-    format!("cargo xtask exactness --seed {}{only} --connection {number}", choice.seed)
+    let Choice { seed, workers, .. } = choice;
+    // The plan depends on whether there is a verdict program, and that on this.
+    format!(
+        "cargo xtask exactness --propagate {propagate} --seed {seed}{only} --workers {workers} --connection {number}"
+    )
 }
 
 impl Ends {

@@ -4,6 +4,7 @@
 mod dialogue;
 mod digest;
 mod endpoint;
+mod inbound;
 mod judge;
 mod matcher;
 mod oracle;

@@ -1,26 +1,118 @@
 //! Where a header may stand in what a client sends: a reader of its own, over the whole
 //! stream at leisure, that shares nothing with the agent's. It knows what the README
 //! promises: a header only in a request's head, exactly before the empty line that ends
-//! it, and none in a head that two readers could read differently, nor after one. What begins
-//! with the preface of HTTP/2 is read by [`http2`].
+//! it, and none in a head that two readers could read differently, nor after one; and another
+//! parent id in a context that is passed on as it was received. What begins with the preface of
+//! HTTP/2 is read by [`http2`], records of FastCGI by [`fastcgi`].
 
+mod fastcgi;
 mod hpack;
 mod http2;
 
+use std::ops::Range;
+
 use httparse::Status;
+use tracewire_tests::trace_parent::{FIELD_LEN, HEADER_LEN, TraceParent, VALUE_LEN};
 
 /// The longest head that is given a header, in bytes (README, "Limits").
 const LONGEST_HEAD: usize = 64 * 1024;
 
-/// A place for a header.
+/// The context that a client has received, if it has received one (W3C Trace Context, §3.2).
+pub(crate) const RECEIVED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// Where in a value the parent id is.
+const PARENT: Range<usize> = 36..52;
+
+/// What the agent may write at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A header, before the empty line that ends a head.
+    Line,
+    /// A field at the end of a header block of HTTP/2, which ends in the frame that starts here.
+    Field { frame: usize },
+    /// Another parent id, in place of that of a context that is passed on.
+    Parent,
+    /// A context as it is, with its length, in place of so many bytes of a Huffman coded one, in a frame
+    /// of HTTP/2 that starts here.
+    Value { frame: usize, len: usize },
+}
+
+impl Change {
+    /// Where the frame starts whose length grows.
+    pub(crate) fn frame(self) -> Option<usize> {
+        match self {
+            Self::Field { frame } | Self::Value { frame, .. } => Some(frame),
+            Self::Line | Self::Parent => None,
+        }
+    }
+
+    /// Bytes that are written.
+    pub(crate) fn written(self) -> usize {
+        match self {
+            Self::Line => HEADER_LEN,
+            Self::Field { .. } => FIELD_LEN,
+            Self::Parent => PARENT.len(),
+            Self::Value { .. } => 1 + VALUE_LEN,
+        }
+    }
+
+    /// Bytes of what was sent that those stand for.
+    pub(crate) fn replaced(self) -> usize {
+        match self {
+            Self::Line | Self::Field { .. } => 0,
+            Self::Parent => PARENT.len(),
+            Self::Value { len, .. } => len,
+        }
+    }
+
+    /// Whether it is made to a context that is passed on.
+    pub(crate) fn is_of_passed_on(self) -> bool {
+        matches!(self, Self::Parent | Self::Value { .. })
+    }
+}
+
+/// A place for a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Spot {
-    /// Where the empty line that ends the head starts; of HTTP/2, where the header block ends.
+    /// Where the change is: where the empty line that ends the head starts; of HTTP/2, where the header
+    /// block ends; where what is replaced starts.
     pub(crate) at: usize,
-    /// Of HTTP/2: where the frame starts that the block ends in, whose length counts the field.
-    pub(crate) frame: Option<usize>,
-    /// Whether nothing speaks against a header there.
+    /// What may be written there.
+    pub(crate) change: Change,
+    /// Bytes that have to be sent by one call for it.
+    pub(crate) together: Range<usize>,
+    /// Whether nothing speaks against it.
     pub(crate) is_clear: bool,
+}
+
+impl Spot {
+    /// What of the stream it is about: the frame's header, and what is replaced.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.change.frame().unwrap_or(self.at)..self.at + self.change.replaced()
+    }
+
+    /// Moves it to where it is without one byte before it.
+    pub(crate) fn move_back(&mut self) {
+        self.at -= 1;
+        self.change = match self.change {
+            Change::Field { frame } => Change::Field { frame: frame - 1 },
+            Change::Value { frame, len } => Change::Value { frame: frame - 1, len },
+            change => change,
+        };
+    }
+
+    /// The place of a parent id, in a value that starts at `value`, in a head that ends at `end`.
+    fn parent(value: usize, end: usize, is_clear: bool) -> Self {
+        let at = value + PARENT.start;
+        Self { at, change: Change::Parent, together: at..end, is_clear }
+    }
+}
+
+/// Whether a context is the one that was received: its trace and its parent are, whatever its
+/// flags.
+fn is_received(value: &[u8]) -> bool {
+    let ids = |value: &[u8]| value.get(3..PARENT.end).map(<[u8]>::to_vec);
+    value.len() >= VALUE_LEN && ids(value) == ids(RECEIVED.as_bytes())
 }
 
 /// What was read of a stream.
@@ -41,7 +133,7 @@ impl Reading {
         let line = stream[start..].windows(2).position(|pair| pair == b"\n\r");
         let Some(at) = line.map(|line| start + line + 1) else { return };
         if stream.get(at + 1) != Some(&b'\n') {
-            self.spots.push(Spot { at, frame: None, is_clear: false });
+            self.spots.push(Spot { at, change: Change::Line, together: at..at, is_clear: false });
         }
     }
 }
@@ -57,8 +149,10 @@ struct Head {
     /// Its bytes, with the empty line.
     len: usize,
     body: Body,
-    /// Whether it has a trace context of its own.
-    has_context: bool,
+    /// How many trace contexts it has.
+    contexts: usize,
+    /// Where the value of the last one is.
+    context: Range<usize>,
     /// Whether it asks for another protocol.
     switches: bool,
     is_connect: bool,
@@ -69,8 +163,9 @@ struct Head {
 }
 
 /// The places for headers in `stream`. `answers`: the status of each final response, in
-/// order; `None` if what answers is no server that can be relied on.
-pub(crate) fn read(stream: &[u8], answers: Option<&[u16]>) -> Reading {
+/// order; `None` if what answers is no server that can be relied on. `has_received`: whether the client
+/// works on a request that came with [`RECEIVED`].
+pub(crate) fn read(stream: &[u8], answers: Option<&[u16]>, has_received: bool) -> Reading {
     let Reading { mut spots, mut stopped } = Reading::default();
     if stream.starts_with(http2::PREFACE) {
         return Reading { spots: http2::read(stream), stopped };
@@ -84,13 +179,36 @@ pub(crate) fn read(stream: &[u8], answers: Option<&[u16]>) -> Reading {
             at += 1;
             sure = false;
         }
+        if stream.get(at) == Some(&1) {
+            let Some(request) = fastcgi::read(stream, at) else { break };
+            let is_passed_on = |value: &Range<usize>| is_received(&stream[value.clone()]);
+            let context = request.context.filter(|value| has_received && is_passed_on(value));
+            if let Some(value) = context {
+                let is_valid = TraceParent::parse(&stream[value.clone()]).is_some();
+                let is_short = request.head_end - at <= LONGEST_HEAD;
+                let is_clear = sure && is_valid && is_short && answers.is_some();
+                spots.push(Spot::parent(value.start, request.head_end, is_clear));
+            }
+            // An agent that left a request alone does not come back.
+            sure &= request.is_kept && !request.is_doubtful;
+            let Some(end) = request.end else { break };
+            at = end;
+            continue;
+        }
         let Some(head) = read_head(&stream[at..]) else {
             stopped = Some(at);
             break;
         };
-        if !head.has_context && head.len <= LONGEST_HEAD {
-            let is_clear = sure && head.is_plain && answers.is_some();
-            spots.push(Spot { at: at + head.len - 2, frame: None, is_clear });
+        let is_clear = sure && head.is_plain && answers.is_some();
+        if head.contexts == 0 && head.len <= LONGEST_HEAD {
+            let at = at + head.len - 2;
+            spots.push(Spot { at, change: Change::Line, together: at..at, is_clear });
+        }
+        let value = at + head.context.start..at + head.context.end;
+        if has_received && head.contexts == 1 && is_received(&stream[value.clone()]) {
+            let is_valid = TraceParent::parse(&stream[value.clone()]).is_some();
+            let is_clear = is_clear && is_valid && head.len <= LONGEST_HEAD;
+            spots.push(Spot::parent(value.start, at + head.len, is_clear));
         }
         sure &= head.is_plain && !head.closes && head.len <= LONGEST_HEAD;
         at += head.len;
@@ -139,7 +257,8 @@ fn read_head(bytes: &[u8]) -> Option<Head> {
     let mut head = Head {
         len: end + 3,
         body: Body::Length(0),
-        has_context: false,
+        contexts: 0,
+        context: 0..0,
         switches: false,
         is_connect: method == b"CONNECT",
         closes: *minor == b'0',
@@ -183,7 +302,12 @@ fn read_head(bytes: &[u8]) -> Option<Head> {
                 list.extend_from_slice(b",");
                 list.extend(value.to_ascii_lowercase());
             }
-            b"traceparent" => head.has_context = true,
+            b"traceparent" => {
+                head.contexts += 1;
+                // The line starts where it does in the head: both are slices of `bytes`.
+                let from = value.as_ptr() as usize - bytes.as_ptr() as usize;
+                head.context = from..from + value.len();
+            }
             b"upgrade" => head.switches = true,
             b"connection" => head.closes |= contains(&value.to_ascii_lowercase(), b"close"),
             _ => {}
@@ -259,7 +383,7 @@ mod tests {
     use crate::protocols::Protocol;
 
     fn places(stream: &str) -> Vec<usize> {
-        read(stream.as_bytes(), Some(&[200; 8])).spots.iter().map(|spot| spot.at).collect()
+        read(stream.as_bytes(), Some(&[200; 8]), false).spots.iter().map(|spot| spot.at).collect()
     }
 
     #[test]
@@ -306,10 +430,33 @@ mod tests {
         assert_eq!(places(&format!("{own}{next}")), [own.len() + 20]);
         let upgrade = "GET / HTTP/1.1\r\nupgrade: websocket\r\n\r\n";
         let stream = format!("{upgrade}{next}");
-        let first = Spot { at: upgrade.len() - 2, frame: None, is_clear: true };
-        assert_eq!(read(stream.as_bytes(), Some(&[101])).spots, [first]);
-        assert_eq!(read(stream.as_bytes(), Some(&[200])).spots.len(), 2);
-        assert!(!read(stream.as_bytes(), None).spots[0].is_clear);
+        let at = upgrade.len() - 2;
+        let first = Spot { at, change: Change::Line, together: at..at, is_clear: true };
+        let read = |answers| read(stream.as_bytes(), answers, false).spots;
+        assert_eq!(read(Some(&[101])), [first]);
+        assert_eq!(read(Some(&[200])).len(), 2);
+        assert!(!read(None)[0].is_clear);
+    }
+
+    #[test]
+    fn the_parent_id_of_what_was_received_may_change_if_it_is_passed_on_once() {
+        let places = |stream: &str, has_received| {
+            let spots = read(stream.as_bytes(), Some(&[200; 8]), has_received).spots;
+            spots.iter().map(|spot| (spot.at, spot.change)).collect::<Vec<_>>()
+        };
+        let head = format!("GET / HTTP/1.1\r\ntraceparent: \t{RECEIVED} \r\n\r\n");
+        let at = head.find("b7ad").expect("a parent id");
+        assert_eq!(places(&head, true), [(at, Change::Parent)]);
+        assert_eq!(places(&head, false), []);
+        assert_eq!(places(&head.replace("-01", "-00"), true), [(at, Change::Parent)]);
+        for other in [
+            head.replace("b7ad", "b7ae"),
+            head.replace("0af7", "0AF7"),
+            head.replace("\r\n\r\n", &format!("\r\nTraceparent: {RECEIVED}\r\n\r\n")),
+            head.replace("traceparent", "traceparents"),
+        ] {
+            assert!(!places(&other, true).iter().any(|(_, change)| *change == Change::Parent));
+        }
     }
 
     /// Where the agent's parser would have a header written: at the end of heads, up to the first that
@@ -362,7 +509,8 @@ mod tests {
         for number in 0..plans.unwrap_or(2_000) {
             let plan = crate::plan::Plan::new(7, number, &[Protocol::Adversarial], false);
             let stream = plan.stream(Side::Client);
-            let spots: Vec<usize> = plan.spots.iter().map(|spot| spot.at).collect();
+            let lines = plan.spots.iter().filter(|spot| spot.change == Change::Line);
+            let spots: Vec<usize> = lines.map(|spot| spot.at).collect();
             for place in places_of_agent(stream) {
                 assert!(
                     spots.contains(&place),

@@ -96,6 +96,8 @@ pub(crate) struct Plan {
     pub(crate) turns: Vec<Turn>,
     /// How it ends.
     pub(crate) ending: Ending,
+    /// Whether the client works on a request that came with [`oracle::RECEIVED`] meanwhile.
+    pub(crate) has_received: bool,
     /// Where headers may stand in the client's stream.
     pub(crate) spots: Vec<Spot>,
     /// Where a byte is urgent, by [`Side`] of the sender.
@@ -165,7 +167,8 @@ impl Plan {
                 *take = Take::Read;
             });
         }
-        let reading = oracle::read(&streams[0], dialogue.answers.as_deref());
+        let has_received = rng.u8(..100) < 40;
+        let reading = oracle::read(&streams[0], dialogue.answers.as_deref(), has_received);
         let last = turns.last().map(|turn| turn.side);
         let ending = match rng.u8(..10) {
             0..=2 => Ending::ServerFirst,
@@ -173,7 +176,7 @@ impl Plan {
             _ => Ending::ClientFirst,
         };
         let seed = rng.u64(..);
-        Self { streams, manners, turns, ending, spots: reading.spots, urgent, seed }
+        Self { streams, manners, turns, ending, has_received, spots: reading.spots, urgent, seed }
     }
 
     /// What `side` sends.
@@ -204,7 +207,7 @@ impl Plan {
         if !spot.is_clear || manners.send_buffer.is_some() || self.urgent[0].is_some() {
             return false;
         }
-        if spot.frame.is_some_and(|frame| !self.is_in_one_send(frame..spot.at)) {
+        if !spot.together.is_empty() && !self.is_in_one_send(spot.together.clone()) {
             return false;
         }
         let mut start = 0;
@@ -238,7 +241,11 @@ impl fmt::Display for Plan {
         for side in [Side::Client, Side::Server] {
             writeln!(f, "{side:?}: {:?}, urgent {:?}", self.manners(side), self.urgent(side))?;
         }
-        writeln!(f, "ends {:?}; {:?}", self.ending, self.spots)?;
+        let Self { ending, has_received, spots, .. } = self;
+        writeln!(
+            f,
+            "ends {ending:?}; the client has received a request: {has_received}; {spots:?}"
+        )?;
         let mut starts = [0, 0];
         for Turn { side, end, pieces, cork, delay } in &self.turns {
             let start = std::mem::replace(&mut starts[side.index()], *end);

@@ -11,8 +11,10 @@ pub(crate) struct Report {
     pub(crate) sent: (u64, u64),
     /// Bytes that came, without headers, and their digest.
     pub(crate) received: (u64, u64),
-    /// How heads were sent that came with a header, by way.
-    pub(crate) injected: BTreeMap<String, u64>,
+    /// How heads were sent that came with a header, by way, or with another one.
+    pub(crate) changed: BTreeMap<String, u64>,
+    /// Of these, those with a header that was passed on, and came with another parent.
+    pub(crate) passed_on: u64,
     /// Heads that might have had one and had none.
     pub(crate) without: u64,
     /// Heads that must have had one and had none.

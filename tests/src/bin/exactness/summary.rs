@@ -12,6 +12,8 @@ struct Counts {
     connections: u64,
     bytes: u64,
     injected: u64,
+    /// Contexts that were passed on, with another parent.
+    passed_on: u64,
     without: u64,
 }
 
@@ -23,7 +25,7 @@ pub(crate) struct Summary {
     ways: BTreeMap<String, (u64, u64)>,
     takes: BTreeMap<String, u64>,
     /// What calls did that they should not.
-    pub(crate) oddities: BTreeMap<String, u64>,
+    pub(crate) oddities: BTreeMap<String, (u64, u64)>,
     /// Connections on which nothing happened for so many whole seconds.
     pub(crate) idle: BTreeMap<u32, u64>,
     /// The calls in which nothing happened for a second, and whose they were.
@@ -36,7 +38,9 @@ impl Summary {
         let counts = self.protocols.entry(protocol).or_default();
         counts.connections += 1;
         counts.bytes += client.sent.0 + server.sent.0;
-        counts.injected += server.injected.values().sum::<u64>();
+        let changed = server.changed.values().sum::<u64>();
+        counts.injected += changed.saturating_sub(server.passed_on);
+        counts.passed_on += server.passed_on;
         counts.without += server.without;
         for (side, report) in [("client", client), ("server", server)] {
             for call in &report.idle_in {
@@ -49,10 +53,11 @@ impl Summary {
                 *self.takes.entry(take.clone()).or_default() += bytes;
             }
             for (what, count) in &report.oddities {
-                *self.oddities.entry(what.clone()).or_default() += count;
+                let (times, _) = self.oddities.entry(what.clone()).or_insert((0, report.number));
+                *times += count;
             }
         }
-        for (way, count) in &server.injected {
+        for (way, count) in &server.changed {
             self.ways.entry(way.clone()).or_default().1 += count;
         }
         *self.idle.entry(client.idle.max(server.idle)).or_default() += 1;
@@ -63,13 +68,14 @@ impl Summary {
         self.protocols.values().map(|counts| counts.connections).sum()
     }
 
-    /// Heads that came with a header.
-    pub(crate) fn injected(&self) -> u64 {
-        self.protocols.values().map(|counts| counts.injected).sum()
+    /// Heads that came with a header, or with another one than they were sent with.
+    pub(crate) fn changed(&self) -> u64 {
+        self.protocols.values().map(|counts| counts.injected + counts.passed_on).sum()
     }
 
-    /// What should have been given headers and never was.
-    pub(crate) fn never_injected(&self) -> Vec<String> {
+    /// What should have been given headers, or another parent, and never was, where so many threads
+    /// were at work.
+    pub(crate) fn never_injected(&self, workers: u64) -> Vec<String> {
         let protocols = self.protocols.iter().filter(|(protocol, counts)| {
             protocol.is_given_headers() && counts.connections >= 20 && counts.injected == 0
         });
@@ -78,28 +84,35 @@ impl Summary {
             *way != "Urgent" && *bytes > 5_000_000 && *injected == 0
         });
         let protocols = protocols.map(|(protocol, _)| format!("{protocol:?}"));
-        protocols.chain(ways.map(|(way, _)| way.clone())).collect()
+        let passing = self.protocols.iter().filter(|(protocol, counts)| {
+            protocol.passes_contexts_on(workers)
+                && counts.connections >= 200
+                && counts.passed_on == 0
+        });
+        let passing = passing.map(|(protocol, _)| format!("{protocol:?} that passes contexts on"));
+        protocols.chain(passing).chain(ways.map(|(way, _)| way.clone())).collect()
     }
 
     /// Tables of all counts.
     pub(crate) fn tables(&self) -> String {
         let mut text = format!(
-            "{:<14} {:>11} {:>10} {:>9} {:>9}\n",
-            "protocol", "connections", "MiB", "injected", "without"
+            "{:<14} {:>11} {:>10} {:>9} {:>9} {:>9}\n",
+            "protocol", "connections", "MiB", "injected", "passed on", "without"
         );
         let mebi = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         for (protocol, counts) in &self.protocols {
             let _infallible = writeln!(
                 text,
-                "{:<14} {:>11} {:>10.1} {:>9} {:>9}",
+                "{:<14} {:>11} {:>10.1} {:>9} {:>9} {:>9}",
                 format!("{protocol:?}"),
                 counts.connections,
                 mebi(counts.bytes),
                 counts.injected,
+                counts.passed_on,
                 counts.without
             );
         }
-        let _infallible = writeln!(text, "\n{:<14} {:>10} {:>9}", "sent by", "MiB", "injected");
+        let _infallible = writeln!(text, "\n{:<14} {:>10} {:>9}", "sent by", "MiB", "changed");
         for (way, (bytes, injected)) in &self.ways {
             let _infallible = writeln!(text, "{way:<14} {:>10.1} {injected:>9}", mebi(*bytes));
         }
@@ -110,8 +123,8 @@ impl Summary {
         let slow: Vec<_> = self.idle.iter().filter(|(seconds, _)| **seconds > 0).collect();
         let _infallible =
             writeln!(text, "\nwaits in whole seconds, connections: {slow:?} {:?}", self.idle_in);
-        for (what, count) in &self.oddities {
-            let _infallible = writeln!(text, "odd: {what}: {count}");
+        for (what, (count, first)) in &self.oddities {
+            let _infallible = writeln!(text, "odd: {what}: {count}, first in connection {first}");
         }
         text
     }

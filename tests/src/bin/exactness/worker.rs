@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use crate::Choice;
 use crate::endpoint::{self, Tools};
+use crate::inbound::Inbound;
 use crate::plan::{Plan, Side};
 use crate::sys;
 
@@ -104,6 +105,7 @@ fn start(
         let spare_verdict = choice.spare_verdict.unwrap_or(false);
         let ended: Result<()> = (|| {
             let mut tools = Tools::new()?;
+            let mut inbound = if side == Side::Client { Some(Inbound::new()?) } else { None };
             let mut previous: Option<Plan>;
             let mut plan = None;
             loop {
@@ -112,9 +114,16 @@ fn start(
                 previous = plan.take();
                 let this = choice.connection.unwrap_or(number);
                 let plan = plan.insert(Plan::new(choice.seed, this, &choice.only, spare_verdict));
+                let mut inbound = inbound.as_mut().filter(|_| plan.has_received);
+                if let Some(inbound) = &mut inbound {
+                    inbound.receive()?;
+                }
                 let stream = next(plan)?;
                 drop(previous.take());
                 report(side, this, plan, stream, &mut tools, &directory)?;
+                if let Some(inbound) = inbound {
+                    inbound.answer()?;
+                }
                 number += choice.workers;
             }
         })();

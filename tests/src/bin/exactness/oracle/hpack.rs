@@ -10,11 +10,38 @@ const STATIC_ENTRIES: usize = 61;
 
 const NAME: &[u8] = b"traceparent";
 
+/// A trace context whose value is in a block, and goes into no table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Context {
+    /// Where in the block the value starts, with its length.
+    pub(super) at: usize,
+    /// Its bytes there, with those of its length.
+    pub(super) len: usize,
+    /// Whether it is Huffman coded.
+    pub(super) is_coded: bool,
+    /// The value as it was meant.
+    pub(super) value: Vec<u8>,
+}
+
+impl Context {
+    /// The context whose value ends `block`.
+    fn read(block: &[u8], (is_coded, bytes): (bool, &[u8])) -> Option<Self> {
+        let value =
+            if is_coded { HuffmanDecoder::new().decode(bytes).ok()? } else { bytes.to_vec() };
+        // Of a length of one byte: none that matters has more.
+        let at = block.len().checked_sub(bytes.len() + 1)?;
+        let is_short = usize::from(block[at] & 0x7f) == bytes.len();
+        is_short.then_some(Self { at, len: 1 + bytes.len(), is_coded, value })
+    }
+}
+
 /// What a header block holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fields {
     /// A trace context, in whatever coding.
     pub(super) has_context: bool,
+    /// The only one, if its value is read in the block alone.
+    pub(super) context: Option<Context>,
     /// A field whose name refers to what never was in the table.
     pub(super) has_unknown: bool,
     /// Whether a decoder takes it, as all blocks before.
@@ -51,14 +78,16 @@ impl Reader {
     fn scan(&mut self, block: &[u8]) -> Option<Fields> {
         let mut fields = Fields::default();
         let mut rest = block;
+        let mut count = 0;
         while let Some(first) = rest.first() {
+            let mut context = None;
             let named = match first {
                 0x80.. => match integer(&mut rest, 7)? {
                     0 => return None,
                     index => self.named(index),
                 },
                 0x40.. => {
-                    let named = self.literal(&mut rest, 6)?;
+                    let (named, _) = self.literal(&mut rest, 6)?;
                     self.added.push(named);
                     named
                 }
@@ -66,10 +95,21 @@ impl Reader {
                     integer(&mut rest, 5)?;
                     Some(false)
                 }
-                _ => self.literal(&mut rest, 4)?,
+                _ => {
+                    let (named, value) = self.literal(&mut rest, 4)?;
+                    context = Some(value);
+                    named
+                }
             };
             fields.has_context |= named == Some(true);
             fields.has_unknown |= named.is_none();
+            if named == Some(true) {
+                count += 1;
+                let before_rest = block.len() - rest.len();
+                fields.context = context
+                    .filter(|_| count == 1)
+                    .and_then(|value| Context::read(&block[..before_rest], value));
+            }
         }
         Some(fields)
     }
@@ -83,15 +123,18 @@ impl Reader {
         *self.added.get(self.added.len().checked_sub(back)?)?
     }
 
-    /// Takes a literal field; the inner answer is whether it is a `traceparent`.
-    #[expect(clippy::option_option, reason = "the outer one is that of a reader")]
-    fn literal(&self, rest: &mut &[u8], prefix: u32) -> Option<Option<bool>> {
+    /// Takes a literal field: whether it is a `traceparent`, and its value.
+    #[expect(clippy::type_complexity, reason = "of one caller")]
+    fn literal<'a>(
+        &self,
+        rest: &mut &'a [u8],
+        prefix: u32,
+    ) -> Option<(Option<bool>, (bool, &'a [u8]))> {
         let named = match integer(rest, prefix)? {
             0 => Some(is_name(string(rest)?)),
             index => self.named(index),
         };
-        string(rest)?;
-        Some(named)
+        Some((named, string(rest)?))
     }
 }
 

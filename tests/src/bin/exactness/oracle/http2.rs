@@ -3,7 +3,7 @@
 
 use tracewire_tests::trace_parent::FIELD_LEN;
 
-use super::{LONGEST_HEAD, Spot, hpack};
+use super::{Change, LONGEST_HEAD, PARENT, Spot, hpack, is_received};
 
 /// What a client sends first (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -98,10 +98,24 @@ pub(super) fn read(stream: &[u8]) -> Vec<Spot> {
             let is_trailer = so_far.stream <= newest;
             // Trailers end their stream; a second head is none.
             sure &= !is_trailer || so_far.ends_stream;
-            let has_room =
-                so_far.bytes.len() <= LONGEST_HEAD && frame.len + FIELD_LEN <= LONGEST_FRAME;
+            let len = so_far.bytes.len();
+            let has_room = len <= LONGEST_HEAD && frame.len + FIELD_LEN <= LONGEST_FRAME;
             if !is_trailer && has_room && !fields.has_context && !fields.has_unknown {
-                spots.push(Spot { at: place, frame: Some(at), is_clear: sure });
+                let change = Change::Field { frame: at };
+                spots.push(Spot { at: place, change, together: at..place, is_clear: sure });
+            }
+            let passed_on = fields.context.filter(|context| is_received(&context.value));
+            if let Some(context) = passed_on.filter(|_| !is_trailer && frame.kind == HEADERS) {
+                let value = place - len + context.at;
+                let (value, change) = if context.is_coded {
+                    (value, Change::Value { frame: at, len: context.len })
+                } else {
+                    (value + 1 + PARENT.start, Change::Parent)
+                };
+                let together = change.frame().unwrap_or(value)..place;
+                // Threads share connections: where several receive requests, what one sends is for the only
+                // request that is open, if it is the only one, whoever received that. None is beyond doubt.
+                spots.push(Spot { at: value, change, together, is_clear: false });
             }
             newest = newest.max(so_far.stream);
             block = None;
@@ -173,8 +187,8 @@ mod tests {
     fn places(frames: &[Vec<u8>]) -> Vec<(usize, usize, bool)> {
         let start = [PREFACE.to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
         let spots = read(&[start.clone(), frames.concat()].concat());
-        let spot =
-            |spot: &Spot| (spot.at - start.len(), spot.frame.expect("a frame") - start.len());
+        let frame = |spot: &Spot| spot.change.frame().expect("a frame") - start.len();
+        let spot = |spot: &Spot| (spot.at - start.len(), frame(spot));
         spots.iter().map(|s| (spot(s).0, spot(s).1, s.is_clear)).collect()
     }
 

@@ -2,7 +2,9 @@
 
 use fastrand::Rng;
 
-use super::fill::{INNER, chance, content, content_of, header_name, header_value, one_of, word};
+use super::fill::{
+    INNER, chance, content, content_of, context, header_name, header_value, one_of, word,
+};
 use crate::dialogue::Dialogue;
 
 const BEGIN_REQUEST: u8 = 1;
@@ -13,8 +15,7 @@ const STDIN: u8 = 5;
 const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
 
-/// Some requests on one connection, one after another. Their contexts are ones that came from nowhere,
-/// so they are the application's own: no byte is to be changed.
+/// Some requests on one connection, one after another.
 pub(super) fn dialogue(rng: &mut Rng) -> Dialogue {
     let mut dialogue = Dialogue::default();
     let breaks = chance(rng, 30);
@@ -27,7 +28,11 @@ pub(super) fn dialogue(rng: &mut Rng) -> Dialogue {
             break_in_places(rng, &mut response);
         }
         dialogue.client(request);
-        dialogue.server(response);
+        if breaks {
+            dialogue.server(response);
+        } else {
+            dialogue.answer(200, response);
+        }
     }
     dialogue
 }
@@ -80,13 +85,11 @@ fn parameters(rng: &mut Rng) -> Vec<u8> {
         };
         pair(rng, &mut pairs, &format!("HTTP_{name}"), &value);
     }
-    for _ in 0..one_of(rng, &[0, 0, 1, 2]) {
-        let value = one_of(
-            rng,
-            &["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "nonsense", ""],
-        );
-        let name = one_of(rng, &["HTTP_TRACEPARENT", "HTTP_TRACEPARENS", "TRACEPARENT"]);
-        pair(rng, &mut pairs, name, value);
+    for _ in 0..one_of(rng, &[0, 1, 1, 1, 2]) {
+        let value = context(rng);
+        let almost = one_of(rng, &["HTTP_TRACEPARENS", "TRACEPARENT"]);
+        let name = if chance(rng, 80) { "HTTP_TRACEPARENT" } else { almost };
+        pair(rng, &mut pairs, name, &value);
         pair(rng, &mut pairs, "HTTP_AFTER", "it");
     }
     pairs

@@ -2,8 +2,23 @@
 
 use fastrand::Rng;
 
+use crate::oracle::RECEIVED;
+
 /// A request that must never be taken for one, inside something else.
 pub(super) const INNER: &str = "GET /inner HTTP/1.1\r\nHost: inner.test\r\n\r\n";
+
+/// A trace context of a few, so that it comes again; half of them as it was [`RECEIVED`].
+pub(super) fn context(rng: &mut Rng) -> String {
+    match rng.u8(..10) {
+        0..=3 => RECEIVED.into(),
+        // Sampled by others, and not by who sends it.
+        4 => RECEIVED.replace("-01", "-00"),
+        5 => "nonsense".into(),
+        6 => String::new(),
+        7 => RECEIVED.to_ascii_uppercase(),
+        _ => RECEIVED.replace("9203331", one_of(rng, &["9203332", "9203333"])),
+    }
+}
 
 /// One of `menu`.
 pub(super) fn one_of<T: Copy>(rng: &mut Rng, menu: &[T]) -> T {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use fastrand::Rng;
 
-use super::fill::{chance, content, header_name, header_value, one_of, word};
+use super::fill::{chance, content, context, header_name, header_value, one_of, word};
 use crate::dialogue::Dialogue;
 
 /// A request with its body, and how it wants to be answered.
@@ -66,14 +66,12 @@ pub(super) fn request(rng: &mut Rng) -> Request {
     if waits {
         head += "Expect: 100-continue\r\n";
     }
-    if chance(rng, 6) {
-        // The application traces itself: its word is left alone.
-        let value = one_of(
-            rng,
-            &["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "nonsense", ""],
-        );
+    if chance(rng, 12) {
+        // The application traces itself, and its word is left alone; or it passes on what it received.
+        let value = context(rng);
         let name = one_of(rng, &["traceparent", "Traceparent", "TRACEPARENT"]);
-        let _infallible = write!(head, "{name}: {value}\r\n");
+        let (before, behind) = (one_of(rng, &[" ", " ", "", "\t "]), one_of(rng, &["", "", " "]));
+        let _infallible = write!(head, "{name}:{before}{value}{behind}\r\n");
     }
     let mut body = Vec::new();
     if with_body {

@@ -2,7 +2,9 @@
 
 use fastrand::Rng;
 
-use super::fill::{chance, content, content_of, header_name, header_value, noise, one_of, word};
+use super::fill::{
+    chance, content, content_of, context, header_name, header_value, noise, one_of, word,
+};
 use super::frames::{
     self, DATA, END_STREAM, Encoder, GOAWAY, HEADERS, PING, PRIORITY, PUSH_PROMISE, RST_STREAM,
     SETTINGS, WINDOW_UPDATE, frame,
@@ -128,7 +130,7 @@ fn head(rng: &mut Rng, client: &mut Client) -> Vec<u8> {
         let value = if rng.bool() { "some/value".into() } else { header_value(rng) };
         encoder.field(rng, &name, &value, &mut block);
     }
-    if chance(rng, 8) {
+    if chance(rng, 15) {
         let value = context(rng);
         encoder.field(rng, "traceparent", &value, &mut block);
     }
@@ -145,12 +147,6 @@ fn head(rng: &mut Rng, client: &mut Client) -> Vec<u8> {
         block.extend(vec![0x90; rng.usize(..6_000)]);
     }
     block
-}
-
-/// A trace context, of a few, so that it comes again.
-pub(super) fn context(rng: &mut Rng) -> String {
-    let last = rng.u8(1..4);
-    format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333{last}-01")
 }
 
 /// A frame that may come between any two others.

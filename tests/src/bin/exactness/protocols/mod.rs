@@ -86,6 +86,12 @@ impl Protocol {
         }
     }
 
+    /// Whether its clients' heads pass contexts on that they received, and where so many threads receive
+    /// requests it is known for which of them a head is.
+    pub(crate) fn passes_contexts_on(self, threads: u64) -> bool {
+        matches!(self, Self::Http1 | Self::FastCgi) || self == Self::Http2 && threads == 1
+    }
+
     /// Whether its clients' heads are given headers.
     pub(crate) fn is_given_headers(self) -> bool {
         matches!(
