@@ -1,5 +1,7 @@
 //! The programs, what each is for, and how each is loaded and attached.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context, Result, bail};
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType, RawTracePoint};
@@ -97,11 +99,87 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     PROGRAMS.iter().map(|&(name, _)| name)
 }
 
+/// What a program is for.
+fn purpose(name: &str) -> &'static str {
+    PROGRAMS.iter().find(|(one, _)| *one == name).map_or("", |(_, purpose)| purpose)
+}
+
+/// Programs that the verifier walks longest, longest first. To begin with them lets several
+/// threads end at about the same time; it matters to nothing else.
+const LONGEST: &[&str] = &[
+    "rewrite_stage",
+    tls::RETURN,
+    tls::ENTRY,
+    "read_egress",
+    "read_ingress",
+    "track_connection",
+    HTTP2_EGRESS,
+];
+
+/// How many threads load programs at once, at most: more are not sooner done, for the longest
+/// program is a quarter of all.
+const LOADERS: usize = 4;
+
+/// How many threads may load programs where so many do so besides. More than there are processors
+/// would be later done.
+fn loaders(besides: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors.saturating_sub(besides).clamp(1, LOADERS)
+}
+
+/// Loads programs into the kernel, by so many threads: the verifier takes its time, and of who has
+/// `CAP_BPF` it looks at many programs at once. Answers how that went, in the same order.
+fn load_side_by_side(
+    ebpf: &mut Ebpf,
+    names: &[&'static str],
+    threads: usize,
+) -> Vec<(&'static str, Result<(), ProgramError>)> {
+    let rank = |name: &str| LONGEST.iter().position(|one| *one == name).unwrap_or(LONGEST.len());
+    let mut wanted: Vec<(usize, &mut Program)> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| {
+            Some((names.iter().position(|wanted| *wanted == name)?, program))
+        })
+        .collect();
+    // The next is taken from the end. The kernel's types are some 20 MiB, and only the main thread's
+    // heap is given back.
+    let (mut own, mut shared): (Vec<_>, Vec<_>) =
+        wanted.drain(..).partition(|(_, program)| matches!(program, Program::BtfTracePoint(_)));
+    shared.sort_by_key(|(place, _)| std::cmp::Reverse(rank(names[*place])));
+    let shared = Mutex::new(shared);
+    let next = || shared.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let load_shared = || {
+        let mut done = Vec::new();
+        while let Some((place, program)) = next() {
+            done.push((place, load_one(names[place], program)));
+        }
+        done
+    };
+    let mut done = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(load_shared)).collect();
+        let mut done: Vec<_> = own
+            .drain(..)
+            .map(|(place, program)| (place, load_one(names[place], program)))
+            .collect();
+        done.extend(load_shared());
+        // A thread that panicked leaves its programs without an answer: they are refused below.
+        done.extend(others.into_iter().filter_map(|other| other.join().ok()).flatten());
+        done
+    });
+    let result = |place: usize| {
+        let at = done.iter().position(|(of, _)| *of == place);
+        at.map_or(Err(ProgramError::UnexpectedProgramType), |at| done.swap_remove(at).1)
+    };
+    names.iter().copied().zip((0..names.len()).map(result)).collect()
+}
+
 /// Loads one program into the kernel.
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
-    let Some(program) = ebpf.program_mut(name) else {
-        return Err(ProgramError::UnexpectedProgramType);
-    };
+    let program = ebpf.program_mut(name).ok_or(ProgramError::UnexpectedProgramType)?;
+    load_one(name, program)
+}
+
+fn load_one(name: &str, program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::SockOps(p) => p.load(),
         Program::SkMsg(p) => p.load(),
@@ -162,12 +240,13 @@ pub(crate) fn try_all() -> Result<Trial> {
         .map_max_entries("RECORDS", 1 << 16)
         .load(OBJECT)
         .context("the kernel refused the agent's maps")?;
-    let programs = PROGRAMS
-        .iter()
-        .map(|&(name, purpose)| ProgramReport {
+    let names: Vec<&str> = names().collect();
+    let programs = load_side_by_side(&mut ebpf, &names, loaders(0))
+        .into_iter()
+        .map(|(name, loaded)| ProgramReport {
             name,
-            purpose,
-            error: load(&mut ebpf, name).err().map(|e| short(&e)),
+            purpose: purpose(name),
+            error: loaded.err().map(|e| short(&e)),
             verified: ebpf.program(name).and_then(stats::verified_instructions),
             optional: FOR_PROPAGATION.contains(&name)
                 || name.starts_with(RECEIVE)
@@ -201,24 +280,27 @@ fn short(error: &ProgramError) -> String {
     }
 }
 
-/// Loads all programs that are needed; of the two that learn receivers, the newer that loads.
+/// Loads all programs that are needed; of the two that learn receivers, the newer that loads. To be
+/// called beside one thread that loads those for processes.
 pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool, tcp_option: bool) -> Result<&'static str> {
     let mut receive = RECEIVE;
-    for &(name, purpose) in PROGRAMS {
-        if name == RECEIVE_OLDER
-            || FOR_PROCESSES.contains(&name)
-            || (!propagate && FOR_PROPAGATION.contains(&name))
-            || (!tcp_option && name == TCP_OPTION)
-        {
-            continue;
-        }
-        let Err(error) = load(ebpf, name) else { continue };
+    let wanted: Vec<&str> = names()
+        .filter(|name| {
+            *name != RECEIVE_OLDER
+                && !FOR_PROCESSES.contains(name)
+                && (propagate || !FOR_PROPAGATION.contains(name))
+                && (tcp_option || *name != TCP_OPTION)
+        })
+        .collect();
+    for (name, loaded) in load_side_by_side(ebpf, &wanted, loaders(1)) {
+        let Err(error) = loaded else { continue };
         if name == RECEIVE && load(ebpf, RECEIVE_OLDER).is_ok() {
             receive = RECEIVE_OLDER;
             continue;
         }
         bail!(
-            "the kernel refused the program {name} (to {purpose}): {}; run `tracewire check` for what this machine offers",
+            "the kernel refused the program {name} (to {}): {}; run `tracewire check` for what this machine offers",
+            purpose(name),
             short(&error)
         );
     }
