@@ -29,7 +29,7 @@ fn without_a_fault_nothing_is_lost() {
 #[test]
 fn a_killed_agent_harms_no_request() {
     let mut scene = Scene::new();
-    scene.say_rate_alone();
+    scene.measure_rates();
     scene.start_agent(&[]);
     let (mut kept, mut short) = (scene.load(600), scene.short_load(600));
     for _ in 0..by_length(2, 20) {
@@ -42,8 +42,7 @@ fn a_killed_agent_harms_no_request() {
     let last = scene.stop_agent();
     kept.go_on();
     short.go_on();
-    scene.finish_swiftly("kept connections", kept);
-    scene.finish_swiftly("short connections", short);
+    scene.finish_at_their_rate(kept, short);
     assert!(last.is_none_or(|last| last.get("exchanges_opened") > 0), "the last one saw nothing");
     scene.end();
 }
@@ -52,8 +51,7 @@ fn a_killed_agent_harms_no_request() {
 fn a_stopped_agent_harms_no_request_and_counts_what_it_could_not_take() {
     let stopped = by_length(3, 60);
     let mut scene = Scene::new();
-    scene.say_rate_alone();
-    let before = scene.requests();
+    scene.measure_rates();
     scene.start_agent(&[]);
     let (mut kept, mut short) = (scene.load(600), scene.short_load(600));
     pause_ms(1000);
@@ -64,10 +62,9 @@ fn a_stopped_agent_harms_no_request_and_counts_what_it_could_not_take() {
     pause_ms(2000);
     kept.go_on();
     short.go_on();
-    scene.finish_swiftly("kept connections", kept);
-    scene.finish_swiftly("short connections", short);
+    scene.finish_at_their_rate(kept, short);
     scene.check_memory("after the stop");
-    let accounts = scene.end_complete_since(before);
+    let accounts = scene.end_complete();
     // The ring buffer holds less than a second of this.
     assert!(accounts.is_none_or(|accounts| accounts.get("drop_ring_full_closed") > 0));
 }
@@ -76,7 +73,7 @@ fn a_stopped_agent_harms_no_request_and_counts_what_it_could_not_take() {
 fn agents_that_come_and_go_harm_no_request() {
     let times = by_length(3, 100);
     let mut scene = Scene::new();
-    scene.say_rate_alone();
+    scene.measure_rates();
     // Until they are told to stop: starting takes as long as the verifier does.
     let (mut kept, mut short) = (scene.load(3600), scene.short_load(3600));
     let mut opened = 0;
@@ -87,8 +84,7 @@ fn agents_that_come_and_go_harm_no_request() {
     }
     kept.go_on();
     short.go_on();
-    scene.finish_swiftly("kept connections", kept);
-    scene.finish_swiftly("short connections", short);
+    scene.finish_at_their_rate(kept, short);
     say(&format!("{times} agents opened {opened} exchanges"));
     assert!(is_control() || opened > 0, "no agent saw anything");
     scene.end();

@@ -64,7 +64,7 @@ fn a_hundred_thousand_connections_keep_the_agent_within_its_bounds() {
     scene.check_memory("with all connections open");
     held.iter_mut().for_each(Swarm::go_on);
     for swarm in held {
-        scene.finish("held connections", swarm);
+        scene.finish_swiftly("held connections", swarm);
     }
     scene.check_memory("with all connections closed");
     scene.end_complete();
@@ -76,7 +76,7 @@ fn a_million_short_connections_keep_the_agent_within_its_bounds() {
     let mut scene = Scene::traced(&[]);
     scene.check_memory("before");
     let swarm = scene.ask(Ask { connections, at_once: 64, limit_ms: 1_800_000, ..Ask::default() });
-    scene.finish("short connections", swarm);
+    scene.finish_swiftly("short connections", swarm);
     scene.check_memory("after");
     scene.collector.wait_quiet();
     scene.end_complete();

@@ -69,6 +69,10 @@ fn a_processor_that_goes_and_comes_back_harms_no_request() {
     scene.finish_swiftly("short connections", short);
     scene.collector.wait_quiet();
     say(&format!("a processor went and came back {went} times"));
+    assert!(
+        went > 0 || !switch.exists(),
+        "no processor went, though the kernel has a switch for it"
+    );
     scene.end_complete();
 }
 

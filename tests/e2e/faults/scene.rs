@@ -12,6 +12,9 @@ use crate::collector::{Collector, Mood};
 
 /// A request that takes longer than this, and what the machine explains, was stalled.
 const STALL_MS: u64 = 1000;
+/// What traffic gets done at least beside an agent that is broken or starts, of what it does beside one
+/// that works. What that costs is for the bench to say; this is that nothing waits for the other.
+const LEAST_SHARE: f64 = 0.5;
 /// What the agent may hold, in KiB of resident memory, with default flags, however much
 /// comes (README, "Memory").
 const BOUND_KIB: u64 = 160 * 1024;
@@ -45,6 +48,10 @@ pub(crate) struct Scene {
     /// The longest request that may not have been stalled, less what held its swarm up,
     /// in milliseconds.
     longest_ms: u64,
+    /// What kept and short connections get done without a fault, in requests a second.
+    rates: [u64; 2],
+    /// Requests that the agents before had to see, and spans that they exported.
+    before: (u64, u64),
 }
 
 impl Scene {
@@ -52,8 +59,15 @@ impl Scene {
     pub(crate) fn new() -> Self {
         let world = World::alone();
         let collector = Collector::start(Mood::Taking);
-        let mut scene =
-            Self { world, collector, servers: Vec::new(), asked: Vec::new(), longest_ms: 0 };
+        let mut scene = Self {
+            world,
+            collector,
+            servers: Vec::new(),
+            asked: Vec::new(),
+            longest_ms: 0,
+            rates: [0; 2],
+            before: (0, 0),
+        };
         scene.serve_also(1);
         scene
     }
@@ -165,10 +179,27 @@ impl Scene {
         assert!(most < BOUND_KIB, "the agent held {most} KiB, {when}");
     }
 
-    /// Says how much kept connections get done before there is an agent.
-    pub(crate) fn say_rate_alone(&mut self) {
-        let load = self.load(1);
-        self.finish("kept connections, no agent", load);
+    /// Finds out how much kept and short connections get done beside one another, with an agent that
+    /// works.
+    pub(crate) fn measure_rates(&mut self) {
+        self.start_agent(&[]);
+        let (kept, short) = (self.load(2), self.short_load(2));
+        let kept = self.finish("kept connections, no fault", kept).rate();
+        self.rates = [kept, self.finish("short connections, no fault", short).rate()];
+        self.stop_agent();
+        self.before = (self.requests(), self.collector.spans());
+    }
+
+    /// Waits until both are done, as [`Scene::finish_swiftly`]. They have to get done about what they
+    /// do beside an agent that works.
+    pub(crate) fn finish_at_their_rate(&mut self, kept: Swarm, short: Swarm) {
+        let kept = self.finish_swiftly("kept connections", kept).rate();
+        let rates = [kept, self.finish_swiftly("short connections", short).rate()];
+        for (rate, usual) in rates.into_iter().zip(self.rates) {
+            let share = rate as f64 / usual.max(1) as f64;
+            say(&format!("{share:.2} of what they do without a fault"));
+            assert!(share > LEAST_SHARE, "{rate} a second, {usual} without a fault");
+        }
     }
 
     /// Stops the agent in good order; checks its accounts. `None` in a control run.
@@ -214,19 +245,15 @@ impl Scene {
         }
     }
 
-    /// Stops an agent that was there all the time, and checks that it accounts for every
-    /// request, and the collector for every span.
-    pub(crate) fn end_complete(self) -> Option<Accounts> {
-        self.end_complete_since(0)
-    }
-
-    /// The same, where the agent came after so many requests.
-    pub(crate) fn end_complete_since(mut self, before: u64) -> Option<Accounts> {
+    /// Stops an agent that was there all the time since rates were measured, if they were, and checks
+    /// that it accounts for every request, and the collector for every span.
+    pub(crate) fn end_complete(mut self) -> Option<Accounts> {
         let accounts = self.stop_agent();
         if let Some(accounts) = &accounts {
-            accounts.saw_all(self.requests() - before);
+            let (requests, spans) = self.before;
+            accounts.saw_all(self.requests() - requests);
             let exported = accounts.get("spans_exported");
-            assert_eq!(self.collector.spans(), exported, "spans at the collector");
+            assert_eq!(self.collector.spans() - spans, exported, "spans at the collector");
         }
         self.end();
         accounts
