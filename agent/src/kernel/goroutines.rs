@@ -38,9 +38,7 @@ type Inspected = Option<Result<GoBinary, Unknown>>;
 pub(super) struct Goroutines {
     processes: HashMap<MapData, u32, Shared<GoProcess>>,
     /// `None` if this kernel has no such probes.
-    call: Option<Uprobe>,
-    /// `None` if births are not of interest, or this kernel has no such probes.
-    birth: Option<Uprobe>,
+    programs: Option<Programs>,
     remembered: StdHashMap<Identity, Inspected>,
     running: StdHashMap<u32, Running>,
     /// Processes that the last sweep has seen.
@@ -59,40 +57,39 @@ struct Running {
     births: u64,
 }
 
-/// The programs, as far as this kernel has such probes.
+/// The programs.
 pub(super) struct Programs {
-    call: Option<Uprobe>,
+    call: Uprobe,
+    /// `None` if births are not of interest.
     birth: Option<Uprobe>,
 }
 
 impl Programs {
     /// Loads them. `births` says whether it is of interest who made a goroutine.
-    pub(super) fn load(maps: &Maps, object: &[u8], births: bool) -> Self {
-        let load = |name| {
-            Uprobe::load(maps, object, name)
-                .inspect_err(|error| {
-                    tracing::warn!(
-                        program = name,
-                        error = format!("{error:#}"),
-                        "requests that Go programs send with net/http may lack parents"
-                    );
-                })
-                .ok()
-        };
-        let call = load(CALL);
-        let birth = if births && call.is_some() { load(BIRTH) } else { None };
-        Self { call, birth }
+    ///
+    /// # Errors
+    ///
+    /// If the kernel has no such probes.
+    pub(super) fn load(maps: &Maps, object: &[u8], births: bool) -> Result<Self> {
+        let load =
+            |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
+        Ok(Self { call: load(CALL)?, birth: births.then(|| load(BIRTH)).transpose()? })
+    }
+
+    /// Each, by name.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
+        let birth = self.birth.iter().map(|birth| (BIRTH, birth));
+        std::iter::once((CALL, &self.call)).chain(birth)
     }
 }
 
 impl Goroutines {
-    /// No process yet.
-    pub(super) fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self> {
+    /// No process yet. Without programs it is known all the same which processes have goroutines.
+    pub(super) fn new(ebpf: &mut Ebpf, programs: Option<Programs>) -> Result<Self> {
         let map = ebpf.take_map("GO_PROCESSES").context("the object has no map GO_PROCESSES")?;
         Ok(Self {
             processes: HashMap::try_from(map)?,
-            call: programs.call,
-            birth: programs.birth,
+            programs,
             remembered: StdHashMap::new(),
             running: StdHashMap::new(),
             seen: HashSet::new(),
@@ -102,9 +99,7 @@ impl Goroutines {
 
     /// The programs that this kernel has taken.
     pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
-        [(CALL, &self.call), (BIRTH, &self.birth)]
-            .into_iter()
-            .filter_map(|(name, program)| Some((name, program.as_ref()?)))
+        self.programs.iter().flat_map(Programs::each)
     }
 
     /// A process runs a new program.
@@ -187,8 +182,8 @@ impl Goroutines {
                 GoBinary::default()
             }
         };
-        let put = |program: &Option<Uprobe>, places: &[Place]| {
-            let program = program.as_ref().filter(|_| !places.is_empty())?;
+        let put = |program: Option<&Uprobe>, places: &[Place]| {
+            let program = program.filter(|_| !places.is_empty())?;
             program
                 .attach(&file, places, pid)
                 .inspect_err(|error| {
@@ -205,7 +200,8 @@ impl Goroutines {
         // The probe first: births that are missed leave what is known of them wrong.
         let place = |(offset, cookie)| Place { offset, cookie };
         let births: Vec<_> = binary.birth.map(|offset| place((offset, 0))).into_iter().collect();
-        let birth = put(&self.birth, &births);
+        let programs = self.programs.as_ref();
+        let birth = put(programs.and_then(|programs| programs.birth.as_ref()), &births);
         if birth.is_none() {
             binary.process.off_curg = 0;
         }
@@ -214,7 +210,7 @@ impl Goroutines {
             return;
         }
         let calls = binary.calls.iter().map(|&(offset, at)| place((offset, at as u64)));
-        let call = put(&self.call, &calls.collect::<Vec<_>>());
+        let call = put(programs.map(|programs| &programs.call), &calls.collect::<Vec<_>>());
         // It may run another program by now, which was not told of.
         if executable::open(pid).is_none_or(|(_, now)| now != executable) {
             let _forgotten_already = self.processes.remove(&pid);

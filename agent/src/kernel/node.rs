@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 
-use anyhow::Context;
+use anyhow::{Context, Result};
 
 use super::inspected::{Found, Inspected};
 use super::seccomp;
@@ -24,24 +24,23 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Loads them; `None`, and a warning, where the kernel has no such probes.
-    pub(super) fn load(maps: &Maps, object: &[u8]) -> Option<Self> {
+    /// Loads them.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel has no such probes, or they would harm processes.
+    pub(super) fn load(maps: &Maps, object: &[u8]) -> Result<Self> {
         raise_open_files();
         let load =
             |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
-        let programs = load(RETURN).and_then(|back| {
-            seccomp::require_probes_of_runtimes(&back)?;
-            Ok(Self { entry: load(ENTRY)?, back })
-        });
-        programs
-            .inspect_err(|error| {
-                let error = format!("{error:#}");
-                tracing::warn!(
-                    error,
-                    "requests that Node sends may lack parents, where it has timers"
-                );
-            })
-            .ok()
+        let back = load(RETURN)?;
+        seccomp::require_probes_of_runtimes(&back)?;
+        Ok(Self { entry: load(ENTRY)?, back })
+    }
+
+    /// Each, by name.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
+        [(ENTRY, &self.entry), (RETURN, &self.back)].into_iter()
     }
 
     fn attach(&self, found: &Found<NodeBinary>, pid: u32) -> io::Result<[OwnedFd; 2]> {
@@ -74,7 +73,7 @@ impl NodeProcesses {
 
     /// The programs that this kernel has taken.
     pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
-        [(ENTRY, &self.programs.entry), (RETURN, &self.programs.back)].into_iter()
+        self.programs.each()
     }
 
     /// Whether the process is one of Node.

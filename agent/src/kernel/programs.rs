@@ -9,11 +9,11 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::enrolment::{self, Readability};
-use super::goroutines;
 use super::requirements::is_at_least;
+use super::runtimes;
 use super::scope::Scope;
 use super::stats;
-use super::tls;
+use super::uprobes::Maps;
 
 /// The eBPF object, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRACEWIRE_EBPF_OBJECT"));
@@ -54,12 +54,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("rewrite_stage", "write the trace context into requests"),
     (HTTP2_REWRITE, "write the trace context into streams of HTTP/2"),
     ("keep_readable", "keep FIONREAD right on enrolled sockets"),
-    (goroutines::CALL, "tell which goroutine makes a call"),
-    (goroutines::BIRTH, "tell for which request a goroutine was made"),
-    (tls::ENTRY, "read what is given to TLS libraries"),
-    (tls::RETURN, "read what TLS libraries give"),
-    (tls::HTTP2_WRITTEN, "read frames of HTTP/2 that are given to TLS libraries"),
-    (tls::HTTP2_READ, "read frames of HTTP/2 that TLS libraries give"),
     ("track_connection", "follow connections"),
     // After what follows connections: it asks what that knows.
     (TCP_OPTION, "carry contexts in a TCP option"),
@@ -69,20 +63,10 @@ const PROGRAMS: &[(&str, &str)] = &[
 const FOR_PROPAGATION: &[&str] =
     &["rewrite_request", "rewrite_stage", HTTP2_REWRITE, "keep_readable"];
 
-/// Programs that are loaded by themselves, and attached where processes have what they are for.
-const FOR_PROCESSES: &[&str] = &[
-    goroutines::CALL,
-    goroutines::BIRTH,
-    tls::ENTRY,
-    tls::RETURN,
-    tls::HTTP2_WRITTEN,
-    tls::HTTP2_READ,
-];
-
-/// Whether a program could be loaded.
+/// Whether a program could be loaded, or those of one purpose.
 #[derive(Debug)]
 pub(crate) struct ProgramReport {
-    /// The program.
+    /// The program, or what they are.
     pub(crate) name: &'static str,
     /// What it is for.
     pub(crate) purpose: &'static str,
@@ -106,21 +90,14 @@ fn purpose(name: &str) -> &'static str {
 
 /// Programs that the verifier walks longest, longest first. To begin with them lets several
 /// threads end at about the same time; it matters to nothing else.
-const LONGEST: &[&str] = &[
-    "rewrite_stage",
-    tls::RETURN,
-    tls::ENTRY,
-    "read_egress",
-    "read_ingress",
-    "track_connection",
-    HTTP2_EGRESS,
-];
+const LONGEST: &[&str] =
+    &["rewrite_stage", "read_egress", "read_ingress", "track_connection", HTTP2_EGRESS];
 
 /// How many threads load programs at once, at most: more are not sooner done, for the longest
 /// program is a quarter of all.
 const LOADERS: usize = 4;
 
-/// How many threads may load programs where so many do so besides. More than there are processors
+/// How many threads may load programs where so many others do so besides. More than there are processors
 /// would be later done.
 fn loaders(besides: usize) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -187,7 +164,6 @@ fn load_one(name: &str, program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSkb(p) => p.load(),
         Program::CgroupSockAddr(p) => p.load(),
         Program::RawTracePoint(p) => p.load(),
-        Program::UProbe(p) => p.load(),
         Program::BtfTracePoint(p) => {
             // Not kept for the others: the kernel's types are some 20 MiB.
             let btf = Btf::from_sys_fs()?;
@@ -241,18 +217,25 @@ pub(crate) fn try_all() -> Result<Trial> {
         .load(OBJECT)
         .context("the kernel refused the agent's maps")?;
     let names: Vec<&str> = names().collect();
-    let programs = load_side_by_side(&mut ebpf, &names, loaders(0))
+    let maps = Maps::of(&ebpf);
+    let (loaded, probes) = std::thread::scope(|scope| {
+        let probes = scope.spawn(|| runtimes::try_all(&maps, OBJECT));
+        let loaded = load_side_by_side(&mut ebpf, &names, loaders(1));
+        (loaded, probes.join().unwrap_or_default())
+    });
+    let programs = loaded
         .into_iter()
         .map(|(name, loaded)| ProgramReport {
             name,
             purpose: purpose(name),
             error: loaded.err().map(|e| short(&e)),
-            verified: ebpf.program(name).and_then(stats::verified_instructions),
+            verified: (ebpf.program(name).and_then(|program| program.fd().ok()))
+                .and_then(stats::verified_instructions),
             optional: FOR_PROPAGATION.contains(&name)
                 || name.starts_with(RECEIVE)
-                || FOR_PROCESSES.contains(&name)
                 || name == TCP_OPTION,
         })
+        .chain(probes)
         .collect();
     let readability = enrolment::sockets(&mut ebpf)
         .and_then(|mut sockets| enrolment::prepare(&mut ebpf, &mut sockets, true))
@@ -287,7 +270,6 @@ pub(super) fn load_all(ebpf: &mut Ebpf, propagate: bool, tcp_option: bool) -> Re
     let wanted: Vec<&str> = names()
         .filter(|name| {
             *name != RECEIVE_OLDER
-                && !FOR_PROCESSES.contains(name)
                 && (propagate || !FOR_PROPAGATION.contains(name))
                 && (tcp_option || *name != TCP_OPTION)
         })
@@ -362,7 +344,6 @@ pub(super) fn attach_all(
         if OF_PROCESSES.contains(&name)
             || FOR_PROPAGATION.contains(&name)
             || (name.starts_with(RECEIVE) && name != receive)
-            || FOR_PROCESSES.contains(&name)
             || [HTTP2_EGRESS, HTTP2_INGRESS].contains(&name)
             || (!tcp_option && name == TCP_OPTION)
         {

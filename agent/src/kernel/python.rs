@@ -75,24 +75,23 @@ struct Process {
 }
 
 impl Programs {
-    /// Loads them; `None`, and a warning, where the kernel has no such probes.
-    pub(super) fn load(maps: &Maps, object: &[u8], queues: bool) -> Option<Self> {
+    /// Loads them.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel has no such probes, or they would harm processes.
+    pub(super) fn load(maps: &Maps, object: &[u8], queues: bool) -> Result<Self> {
         raise_open_files();
         let load =
             |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
-        let programs = load(RETURN).and_then(|back| {
-            seccomp::require_probes_of_runtimes(&back)?;
-            Ok(Self { entry: load(ENTRY)?, back, queues })
-        });
-        programs
-            .inspect_err(|error| {
-                let error = format!("{error:#}");
-                tracing::warn!(
-                    error,
-                    "requests that tasks of asyncio and pools of threads of Python send may lack parents"
-                );
-            })
-            .ok()
+        let back = load(RETURN)?;
+        seccomp::require_probes_of_runtimes(&back)?;
+        Ok(Self { entry: load(ENTRY)?, back, queues })
+    }
+
+    /// Each, by name.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
+        [(ENTRY, &self.entry), (RETURN, &self.back)].into_iter()
     }
 
     fn attach(&self, file: &File, binary: &PyBinary, pid: u32) -> io::Result<Vec<OwnedFd>> {
@@ -139,7 +138,7 @@ impl PythonProcesses {
 
     /// The programs that this kernel has taken.
     pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
-        [(ENTRY, &self.programs.entry), (RETURN, &self.programs.back)].into_iter()
+        self.programs.each()
     }
 
     /// Whether the process is one of Python.

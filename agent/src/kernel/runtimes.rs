@@ -11,8 +11,10 @@ use tracewire_common::outcome::Correlation;
 use super::goroutines::{self, Goroutines};
 use super::looks::{Look, Looks, MOST_LOOKS};
 use super::node::{self, NodeProcesses};
+use super::programs::ProgramReport;
 use super::python::{self, PythonProcesses};
 use super::settings::KernelSettings;
+use super::stats;
 use super::tls::{self, TlsProcesses};
 use super::tokio_tasks::{self, TokioProcesses};
 use super::uprobes::{Maps, Uprobe};
@@ -21,7 +23,8 @@ use crate::tls::mapped::{self, Mapped};
 /// The programs, as far as they are wanted and the kernel has taken them.
 #[derive(Default)]
 pub(super) struct Programs {
-    goroutines: Option<goroutines::Programs>,
+    /// `None` within if the kernel has not.
+    goroutines: Option<Option<goroutines::Programs>>,
     tls: Option<tls::Programs>,
     python: Option<python::Programs>,
     node: Option<node::Programs>,
@@ -29,25 +32,88 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Loads those that the settings want.
+    /// Loads those that the settings want. Of those that the kernel does not take it is said what is
+    /// lost.
     pub(super) fn load(maps: &Maps, object: &[u8], settings: &KernelSettings) -> Self {
         let is_on = |rule| !settings.rules_off.contains(&rule);
-        let goroutines = is_on(Correlation::Goroutine)
-            .then(|| goroutines::Programs::load(maps, object, is_on(Correlation::Birth)));
-        let tls = settings.tls.then(|| tls::Programs::load(maps, object));
-        let python = is_on(Correlation::PythonContext)
-            .then(|| python::Programs::load(maps, object, is_on(Correlation::Queue)));
-        let node = is_on(Correlation::Turn).then(|| node::Programs::load(maps, object));
-        let tokio =
-            is_on(Correlation::TokioTask).then(|| tokio_tasks::Programs::load(maps, object));
         Self {
-            goroutines,
-            tls: tls.flatten(),
-            python: python.flatten(),
-            node: node.flatten(),
-            tokio: tokio.flatten(),
+            goroutines: is_on(Correlation::Goroutine).then(|| {
+                let loaded = goroutines::Programs::load(maps, object, is_on(Correlation::Birth));
+                taken(loaded, "requests that Go programs send with net/http may lack parents")
+            }),
+            tls: (settings.tls.then(|| tls::Programs::load(maps, object)))
+                .and_then(|loaded| taken(loaded, "requests over TLS are not read")),
+            python: is_on(Correlation::PythonContext)
+                .then(|| python::Programs::load(maps, object, is_on(Correlation::Queue)))
+                .and_then(|loaded| taken(loaded, "requests that tasks of asyncio and pools of threads of Python send may lack parents")),
+            node: (is_on(Correlation::Turn).then(|| node::Programs::load(maps, object))).and_then(
+                |loaded| {
+                    taken(loaded, "requests that Node sends may lack parents, where it has timers")
+                },
+            ),
+            tokio: is_on(Correlation::TokioTask)
+                .then(|| tokio_tasks::Programs::load(maps, object))
+                .and_then(|loaded| {
+                    taken(loaded, "requests that programs on tokio send may lack parents")
+                }),
         }
     }
+}
+
+fn taken<T>(loaded: Result<T>, lost: &str) -> Option<T> {
+    loaded
+        .inspect_err(|error| {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "{lost}");
+        })
+        .ok()
+}
+
+/// Tries to load the programs, with all rules on, and says how that went.
+pub(super) fn try_all(maps: &Maps, object: &[u8]) -> Vec<ProgramReport> {
+    fn report<'a, P: Iterator<Item = (&'static str, &'a Uprobe)>>(
+        name: &'static str,
+        purpose: &'static str,
+        loaded: Result<P, &anyhow::Error>,
+    ) -> ProgramReport {
+        let error = loaded.as_ref().err().map(|error| format!("{error:#}"));
+        let walked = |(_, program)| stats::verified_instructions(program);
+        let verified =
+            loaded.ok().and_then(|mut each| each.try_fold(0, |sum, one| Some(sum + walked(one)?)));
+        ProgramReport { name, purpose, error, optional: true, verified }
+    }
+    let tls = tls::Programs::load(maps, object);
+    let goroutines = goroutines::Programs::load(maps, object, true);
+    let python = python::Programs::load(maps, object, true);
+    let node = node::Programs::load(maps, object);
+    let tokio = tokio_tasks::Programs::load(maps, object);
+    vec![
+        report(
+            "probes of TLS libraries",
+            "read requests over TLS",
+            tls.as_ref().map(tls::Programs::each),
+        ),
+        report(
+            "probes of Go",
+            "tell for which request a goroutine makes a call",
+            goroutines.as_ref().map(goroutines::Programs::each),
+        ),
+        report(
+            "probes of Python",
+            "tell for which request a task or a thread of a pool makes a call",
+            python.as_ref().map(python::Programs::each),
+        ),
+        report(
+            "probes of Node",
+            "tell what timers send from what requests do",
+            node.as_ref().map(node::Programs::each),
+        ),
+        report(
+            "probes of tokio",
+            "tell for which request a task makes a call",
+            tokio.as_ref().map(tokio_tasks::Programs::each),
+        ),
+    ]
 }
 
 /// The runtimes and libraries of the processes in scope. The probes in them go with this.

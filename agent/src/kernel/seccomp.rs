@@ -34,6 +34,15 @@ pub(super) fn require_probes_of_runtimes(back: &Uprobe) -> Result<()> {
     if !is_at_least((6, 10)) {
         bail!("Linux before 6.10 shows to such probes only the first thread of a process");
     }
+    require_probes(back)
+}
+
+/// As [`require_probes_of_runtimes`], where the first thread that runs the code is enough to see.
+///
+/// # Errors
+///
+/// As there.
+pub(super) fn require_probes(back: &Uprobe) -> Result<()> {
     if !is_safe_from(back).context("it cannot be tried whether probes harm processes")? {
         bail!(
             "this kernel ends processes that filter their system calls when the end of a function is probed: it has to be updated (6.11 to 6.13 are concerned)"

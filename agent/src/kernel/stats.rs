@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::programs::Program;
 use aya::sys::{Stats, enable_stats};
 
 /// What one program did.
@@ -53,8 +52,8 @@ pub(super) fn runs_of(name: &'static str, program: &impl AsFd) -> Option<Program
 
 /// Instructions that the verifier walked, over all paths, until it took the program
 /// (since 5.16).
-pub(super) fn verified_instructions(program: &Program) -> Option<u64> {
-    field(&fdinfo(program.fd().ok()?)?, "verified_insns")
+pub(super) fn verified_instructions(program: &impl AsFd) -> Option<u64> {
+    field(&fdinfo(program)?, "verified_insns")
 }
 
 fn fdinfo(program: &impl AsFd) -> Option<String> {

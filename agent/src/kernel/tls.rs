@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -98,9 +98,7 @@ impl TlsProcesses {
 
     /// The programs that this kernel has taken.
     pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
-        let Programs { entry, back, http2_written, http2_read } = &self.programs;
-        let http2 = [(HTTP2_WRITTEN, http2_written), (HTTP2_READ, http2_read)];
-        [(ENTRY, entry), (RETURN, back)].into_iter().chain(http2)
+        self.programs.each()
     }
 
     /// A process was seen to use TLS on a socket, and was looked at: if nothing of it is read, that is said.
@@ -240,30 +238,29 @@ impl Drop for TlsProcesses {
 }
 
 impl Programs {
-    /// Loads them; `None`, and a warning, where the kernel has no such probes.
-    pub(super) fn load(maps: &Maps, object: &[u8]) -> Option<Self> {
+    /// Loads them.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel has no such probes, or they would harm processes.
+    pub(super) fn load(maps: &Maps, object: &[u8]) -> Result<Self> {
         raise_open_files();
         let load =
             |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
-        let programs = load(RETURN).and_then(|back| {
-            match seccomp::is_safe_from(&back) {
-                Ok(true) => {}
-                Ok(false) => bail!("this kernel ends processes that filter their system calls when the end of a function is probed: it has to be updated (6.11 to 6.13 are concerned)"),
-                Err(error) => bail!("it cannot be tried whether probes harm processes: {error}"),
-            }
-            Ok(Self {
-                entry: load(ENTRY)?,
-                back,
-                http2_written: load(HTTP2_WRITTEN)?,
-                http2_read: load(HTTP2_READ)?,
-            })
-        });
-        programs
-            .inspect_err(|error| {
-                let error = format!("{error:#}");
-                tracing::warn!(error, "requests over TLS are not read");
-            })
-            .ok()
+        let back = load(RETURN)?;
+        seccomp::require_probes(&back)?;
+        Ok(Self {
+            entry: load(ENTRY)?,
+            back,
+            http2_written: load(HTTP2_WRITTEN)?,
+            http2_read: load(HTTP2_READ)?,
+        })
+    }
+
+    /// Each, by name.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
+        let http2 = [(HTTP2_WRITTEN, &self.http2_written), (HTTP2_READ, &self.http2_read)];
+        [(ENTRY, &self.entry), (RETURN, &self.back)].into_iter().chain(http2)
     }
 
     fn attach(&self, file: &File, library: &TlsLibrary, pid: u32) -> std::io::Result<Vec<OwnedFd>> {

@@ -43,21 +43,23 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Loads them; `None`, and a warning, where the kernel has no such probes.
-    pub(super) fn load(maps: &Maps, object: &[u8]) -> Option<Self> {
+    /// Loads them.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel has no such probes, or they would harm processes.
+    pub(super) fn load(maps: &Maps, object: &[u8]) -> Result<Self> {
         raise_open_files();
         let load =
             |name| Uprobe::load(maps, object, name).with_context(|| format!("program {name}"));
-        let programs = load(RETURN).and_then(|back| {
-            seccomp::require_probes_of_runtimes(&back)?;
-            Ok(Self { entry: load(ENTRY)?, back })
-        });
-        programs
-            .inspect_err(|error| {
-                let error = format!("{error:#}");
-                tracing::warn!(error, "requests that programs on tokio send may lack parents");
-            })
-            .ok()
+        let back = load(RETURN)?;
+        seccomp::require_probes_of_runtimes(&back)?;
+        Ok(Self { entry: load(ENTRY)?, back })
+    }
+
+    /// Each, by name.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
+        [(ENTRY, &self.entry), (RETURN, &self.back)].into_iter()
     }
 }
 
@@ -114,7 +116,7 @@ impl TokioProcesses {
 
     /// The programs that this kernel has taken.
     pub(super) fn programs(&self) -> impl Iterator<Item = (&'static str, &Uprobe)> {
-        [(ENTRY, &self.programs.entry), (RETURN, &self.programs.back)].into_iter()
+        self.programs.each()
     }
 
     /// A process runs a new program.

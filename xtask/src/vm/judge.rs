@@ -80,7 +80,7 @@ fn judge_feature(series: Series, seen: &Seen, feature: &Feature, problems: &mut 
         ));
     }
     let usable = offered && feature.needs.is_none_or(|other| seen.offers(other));
-    if let Some(line) = feature.claim {
+    for line in feature.claims {
         match (usable, seen.claims(line)) {
             (true, false) => problems
                 .push(format!("{name}: the kernel has it, and check has no \"ok\" for {line}")),
@@ -167,6 +167,7 @@ mod tests {
 @vm probe offers socket-hash yes
 @vm probe offers sock_recv_length no
 @vm probe offers tcp_rcv_space_adjust yes
+@vm probe offers uprobe-multi no
 @vm probe offers fionread right
 @vm check ok      ring buffer: there
 @vm check ok      bpf_loop: there
@@ -174,6 +175,7 @@ mod tests {
 @vm check off     associate_receiver: unknown BTF type
 @vm check ok      associate_receiver_adjust: loads
 @vm check ok      rewrite_request: loads
+@vm check off     probes of TLS libraries: cannot read requests over TLS: Linux before 6.6
 @vm check ok      propagation: FIONREAD stays right on enrolled sockets
 @vm check-exit 0 3
 @vm run-ready yes 3

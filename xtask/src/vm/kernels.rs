@@ -83,8 +83,8 @@ pub(crate) struct Feature {
     pub(crate) name: &'static str,
     /// The first version with it (bpf-helpers(7), the kernel's history).
     pub(crate) since: (u32, u32),
-    /// The line of `tracewire check` that claims it.
-    pub(crate) claim: Option<&'static str>,
+    /// The lines of `tracewire check` that claim it, or what it is for.
+    pub(crate) claims: &'static [&'static str],
     /// Whether a running agent's descriptors show that it is used.
     pub(crate) visible: bool,
     /// Newer features that make this one needless.
@@ -101,7 +101,7 @@ pub(crate) const FEATURES: &[Feature] = &[
     Feature {
         name: "socket-hash",
         since: (4, 18),
-        claim: Some("rewrite_request"),
+        claims: &["rewrite_request"],
         visible: true,
         superseded_by: None,
         needs: None,
@@ -109,7 +109,7 @@ pub(crate) const FEATURES: &[Feature] = &[
     Feature {
         name: "socket-storage",
         since: (5, 2),
-        claim: Some("socket storage"),
+        claims: &["socket storage"],
         visible: true,
         superseded_by: None,
         needs: None,
@@ -117,7 +117,7 @@ pub(crate) const FEATURES: &[Feature] = &[
     Feature {
         name: "ring-buffer",
         since: (5, 8),
-        claim: Some("ring buffer"),
+        claims: &["ring buffer"],
         visible: true,
         superseded_by: None,
         needs: None,
@@ -125,7 +125,7 @@ pub(crate) const FEATURES: &[Feature] = &[
     Feature {
         name: "socket-storage-in-tracing",
         since: (5, 11),
-        claim: None,
+        claims: &[],
         visible: false,
         superseded_by: None,
         needs: None,
@@ -133,7 +133,7 @@ pub(crate) const FEATURES: &[Feature] = &[
     Feature {
         name: "bpf-loop",
         since: (5, 17),
-        claim: Some("bpf_loop"),
+        claims: &["bpf_loop"],
         visible: false,
         superseded_by: None,
         needs: None,
@@ -141,7 +141,7 @@ pub(crate) const FEATURES: &[Feature] = &[
     Feature {
         name: "sock_recv_length",
         since: (6, 3),
-        claim: Some("associate_receiver"),
+        claims: &["associate_receiver"],
         visible: true,
         superseded_by: None,
         needs: Some("socket-storage-in-tracing"),
@@ -149,10 +149,25 @@ pub(crate) const FEATURES: &[Feature] = &[
     Feature {
         name: "tcp_rcv_space_adjust",
         since: (4, 15),
-        claim: Some("associate_receiver_adjust"),
+        claims: &["associate_receiver_adjust"],
         visible: true,
         superseded_by: Some("sock_recv_length"),
         needs: Some("socket-storage-in-tracing"),
+    },
+    Feature {
+        name: "uprobe-multi",
+        since: (6, 6),
+        // Those of Python, Node and tokio need 6.10. No kernel here is between the two.
+        claims: &[
+            "probes of TLS libraries",
+            "probes of Go",
+            "probes of Python",
+            "probes of Node",
+            "probes of tokio",
+        ],
+        visible: false,
+        superseded_by: None,
+        needs: None,
     },
 ];
 

@@ -12,8 +12,8 @@ const BEGIN: &str = "<!-- kernels: written by `cargo xtask vm --write` -->\n";
 const END: &str = "<!-- end of kernels -->\n";
 
 const HEAD: &str = "\
-| Linux | requests are timed | headers are written | receivers are learned by | heads are followed by | `FIONREAD` on enrolled sockets | end-to-end tests |
-| --- | --- | --- | --- | --- | --- | --- |
+| Linux | requests are timed | headers are written | receivers are learned by | heads are followed by | TLS libraries and runtimes are probed | `FIONREAD` on enrolled sockets | end-to-end tests |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 ";
 
 /// The line of one kernel.
@@ -36,7 +36,7 @@ pub(crate) fn row(series: Series, seen: &Seen) -> String {
         _ => "pass",
     };
     format!(
-        "| {series} | {} | {} | {receivers} | {} | {fionread} | {tests} |",
+        "| {series} | {} | {} | {receivers} | {} | {} | {fionread} | {tests} |",
         yes_no(timed),
         yes_no(seen.runs() && seen.claims("propagation")),
         match (timed, seen.claims("bpf_loop")) {
@@ -44,6 +44,7 @@ pub(crate) fn row(series: Series, seen: &Seen) -> String {
             (_, true) => "`bpf_loop`",
             _ => "loops of a fixed bound",
         },
+        yes_no(seen.runs() && seen.claims("probes of TLS libraries")),
     )
 }
 

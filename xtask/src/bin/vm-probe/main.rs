@@ -19,6 +19,7 @@ const SYMBOLS: &[(&str, &str)] = &[
     ("socket-hash", "sock_hash_alloc"),
     ("sock_recv_length", "__traceiter_sock_recv_length"),
     ("tcp_rcv_space_adjust", "__traceiter_tcp_rcv_space_adjust"),
+    ("uprobe-multi", "bpf_uprobe_multi_link_attach"),
 ];
 
 /// Map types by number (`enum bpf_map_type`), as `map_type` in a descriptor's `fdinfo`.
