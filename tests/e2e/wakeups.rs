@@ -6,8 +6,10 @@
 //! is left out there, or shown to be as it says.
 
 use std::process::Command;
+use std::time::Duration;
 
 use tracewire_tests::peer;
+use tracewire_tests::swarm::{Ask, Swarm, Work};
 use tracewire_tests::world::World;
 
 const CONNECTIONS: u64 = 4;
@@ -32,10 +34,13 @@ fn count(world: &World, mode: &str, messages: u64) -> Counts {
 
 /// All messages wake, each once, and each read gives what it must.
 fn each_message_wakes_once(modes: &[&str]) {
+    each_message_wakes_once_in(&World::traced(), modes);
+}
+
+fn each_message_wakes_once_in(world: &World, modes: &[&str]) {
     const MESSAGES: u64 = 1_500;
-    let world = World::traced();
     for mode in modes {
-        let counts = count(&world, mode, MESSAGES);
+        let counts = count(world, mode, MESSAGES);
         let all = MESSAGES * CONNECTIONS;
         let exact = Counts { messages: all, woken: all, empty: 0, short: 0, stalls: 0 };
         assert_eq!(counts, exact, "{mode}");
@@ -50,6 +55,29 @@ fn each_message_wakes_epoll_once_at_a_level_and_at_an_edge() {
 #[test]
 fn each_message_wakes_poll_and_select_once() {
     each_message_wakes_once(&["poll", "select"]);
+}
+
+#[test]
+fn beside_requests_without_a_pause_each_message_wakes_once() {
+    let mut world = World::alone();
+    world.start_agent(&[]);
+    let server = Swarm::start(&world, &Work::Serve);
+    let mut load = Swarm::start(
+        &world,
+        &Work::Ask(Ask {
+            to: server.addresses(1),
+            connections: 32,
+            at_once: 32,
+            requests: usize::MAX,
+            limit_ms: 600_000,
+            ..Ask::default()
+        }),
+    );
+    each_message_wakes_once_in(&world, &["epoll-level", "epoll-edge", "poll", "select"]);
+    load.go_on();
+    let asked = load.asked(Duration::from_secs(60));
+    assert!(asked.failed == 0 && asked.requests > 10_000, "{asked:?}");
+    assert_eq!(server.served().violated, 0);
 }
 
 #[test]
