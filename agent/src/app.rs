@@ -53,7 +53,6 @@ impl Exporting {
 /// If it cannot start; nothing stays attached then.
 pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
     let metrics = Arc::new(Metrics::default());
-    stand_back(config.nice);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -78,6 +77,9 @@ pub(crate) fn run(config: RunConfig, log_format: LogFormat) -> Result<()> {
     }
     kernel.look_at_runtimes(crate::reading::is_excluded(&executables));
     kernel.attach()?;
+    // Not before: on a busy host the verifier's second of work would take a minute, and what comes
+    // meanwhile has no spans.
+    stand_back(config.nice);
     // From here on there are threads, which inherit what is left.
     let kept = privileges::drop_unneeded(kernel.needs_capability())?;
     for loss in losses {

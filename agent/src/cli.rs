@@ -246,7 +246,7 @@ pub(crate) struct RunArgs {
     )]
     pub(crate) program_times: bool,
 
-    /// How far the agent stands back behind the workload, as in nice(1).
+    /// How far the agent stands back behind the workload once it is attached, as in nice(1).
     #[arg(
         long,
         env = "TRACEWIRE_NICE",
