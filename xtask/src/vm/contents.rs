@@ -67,9 +67,9 @@ pub(crate) struct Plan<'a> {
 const CONTROL: Duration = Duration::from_secs(20);
 
 /// The longest that the generator may take, if it runs for `time` with the agent: starting
-/// and stopping come on top.
+/// and stopping come on top, and up to forty connections that stalled, a quarter of a minute each.
 pub(crate) fn with_control(time: Duration) -> Duration {
-    if time.is_zero() { time } else { time + CONTROL + Duration::from_secs(240) }
+    if time.is_zero() { time } else { time + CONTROL + Duration::from_secs(900) }
 }
 
 /// Makes the image in `scratch`; returns its path.
