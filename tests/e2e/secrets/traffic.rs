@@ -21,32 +21,39 @@ pub(crate) struct Exchange {
     pub(crate) afterwards: Vec<u8>,
     /// Whether it makes a pair of spans.
     pub(crate) spans: bool,
+    /// What both show of it, if that is no other's.
+    pub(crate) path: Option<&'static str>,
 }
 
 impl Exchange {
-    fn new(name: &'static str, request: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn new(name: &'static str, request: impl AsRef<[u8]>) -> Self {
         Self {
             name,
             request: vec![request.as_ref().to_vec()],
             response: OK.into(),
             afterwards: Vec::new(),
             spans: true,
+            path: None,
         }
     }
 
-    fn answered(self, response: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn at(self, path: &'static str) -> Self {
+        Self { path: Some(path), ..self }
+    }
+
+    pub(crate) fn answered(self, response: impl AsRef<[u8]>) -> Self {
         Self { response: response.as_ref().to_vec(), ..self }
     }
 
-    fn followed_by(self, bytes: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn followed_by(self, bytes: impl AsRef<[u8]>) -> Self {
         Self { afterwards: bytes.as_ref().to_vec(), ..self }
     }
 
-    fn without_spans(self) -> Self {
-        Self { spans: false, ..self }
+    pub(crate) fn without_spans(self) -> Self {
+        Self { spans: false, path: None, ..self }
     }
 
-    fn cut_every(self, len: usize) -> Self {
+    pub(crate) fn cut_every(self, len: usize) -> Self {
         let request = self.request.iter().flat_map(|all| all.chunks(len)).map(<[u8]>::to_vec);
         Self { request: request.collect(), ..self }
     }
@@ -86,53 +93,56 @@ fn get(name: &'static str, lines: &str) -> Exchange {
     Exchange::new(name, format!("GET /{SHOWN} HTTP/1.1\r\nHost: a\r\n{lines}\r\n"))
 }
 
-/// Header fields that hold secrets, and some that look like what they are not.
+/// Header fields that hold secrets where the stars are, and some that look like what they are not.
+const FIELDS: [(&str, &str); 25] = [
+    ("Authorization", "Bearer *"),
+    ("Authorization", "Basic *"),
+    ("Proxy-Authorization", "Digest username=\"*\""),
+    ("Cookie", "sid=*; theme=*"),
+    ("X-Api-Key", "*"),
+    ("X-*", "the name is the secret"),
+    ("X-Amz-Security-Token", "*"),
+    ("Referer", "http://user:*@elsewhere.test/*?sig=*"),
+    ("Origin", "http://*.test"),
+    ("From", "*@users.test"),
+    ("X-Forwarded-For", "*"),
+    ("X-Forwarded-Host", "*"),
+    ("Forwarded", "for=*;host=*"),
+    ("Content-Type", "multipart/form-data; boundary=*"),
+    ("If-None-Match", "\"*\""),
+    ("traceparent", "*"),
+    ("tracestate", "vendor=*"),
+    ("baggage", "user=*"),
+    // These look like what is kept of a head.
+    ("X-Line", "GET /* HTTP/1.1"),
+    ("X-Host", "Host: *"),
+    ("Host-Secret", "*"),
+    ("User-Agent-Secret", "*"),
+    ("X-User-Agent", "User-Agent: *"),
+    ("X-Url", "http://*/*?*"),
+    ("X-Traceparent", "traceparent: 00-*"),
+];
+
+/// Names and values of header fields, with their secrets.
+pub(crate) fn fields() -> Vec<(String, String)> {
+    let planted = |(number, (name, value)): (usize, &(&str, &str))| {
+        let secret = format!("{MARK}-header-{number}");
+        (name.replace('*', &secret), value.replace('*', &secret))
+    };
+    FIELDS.iter().enumerate().map(planted).collect()
+}
+
 fn headers() -> String {
-    let mut text = String::new();
-    for (number, field) in [
-        "Authorization: Bearer S",
-        "Authorization: Basic S",
-        "Proxy-Authorization: Digest username=\"S\"",
-        "Cookie: sid=S; theme=S",
-        "X-Api-Key: S",
-        "X-S: the name is the secret",
-        "X-Amz-Security-Token: S",
-        "Referer: http://user:S@elsewhere.test/S?sig=S",
-        "Origin: http://S.test",
-        "From: S@users.test",
-        "X-Forwarded-For: S",
-        "X-Forwarded-Host: S",
-        "Forwarded: for=S;host=S",
-        "Content-Type: multipart/form-data; boundary=S",
-        "If-None-Match: \"S\"",
-        "traceparent: S",
-        "tracestate: vendor=S",
-        "baggage: user=S",
-        // These look like what is kept of a head.
-        "X-Line: GET /S HTTP/1.1",
-        "X-Host: Host: S",
-        "Host-Secret: S",
-        "User-Agent-Secret: S",
-        "X-User-Agent: User-Agent: S",
-        "X-Url: http://S/S?S",
-        "X-Traceparent: traceparent: 00-S",
-    ]
-    .iter()
-    .enumerate()
-    {
-        text.push_str(&field.replace('S', &format!("{MARK}-header-{number}")));
-        text.push_str("\r\n");
-    }
-    text
+    fields().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect()
 }
 
 /// Bytes that a reader who lost its way would take for a request.
-fn looks_like_a_request() -> String {
+pub(crate) fn looks_like_a_request() -> String {
     format!("GET /{MARK}-body HTTP/1.1\r\nHost: {MARK}-body\r\nUser-Agent: {MARK}-body\r\n\r\n")
 }
 
 /// As above, for a response.
-fn looks_like_a_response() -> String {
+pub(crate) fn looks_like_a_response() -> String {
     format!("HTTP/1.1 500 {MARK}-body\r\nServer: {MARK}-body\r\n\r\n")
 }
 
@@ -151,7 +161,7 @@ fn in_chunks(first: &str, body: &str) -> String {
     )
 }
 
-/// Every exchange, each on a connection of its own.
+/// Every exchange of HTTP/1.x, and of what is none, each on a connection of its own.
 pub(crate) fn exchanges() -> Vec<Exchange> {
     let put = format!("PUT /{SHOWN} HTTP/1.1\r\nHost: a\r\n");
     let found = "HTTP/1.1 200 OK\r\n";
@@ -161,7 +171,10 @@ pub(crate) fn exchanges() -> Vec<Exchange> {
         get("headers, byte by byte", &headers()).cut_every(1),
         get("headers of more than one window", &long),
         get("headers of more than one window, in pieces", &long).cut_every(700),
-        get("the query", "").in_query(),
+        Exchange::new(
+            "the query",
+            format!("GET /{SHOWN}{} HTTP/1.1\r\nHost: a\r\n\r\n", query()),
+        ),
         Exchange::new(
             "user information of the target",
             format!("GET http://{MARK}-user:{MARK}-word@a.test/{SHOWN}?sig={MARK} HTTP/1.1\r\nHost: {MARK}-user@a\r\n\r\n"),
@@ -207,21 +220,18 @@ pub(crate) fn exchanges() -> Vec<Exchange> {
     ]
 }
 
-impl Exchange {
-    /// In the value of each key that is documented to be redacted.
-    fn in_query(self) -> Self {
-        let keys = [
-            "AWSAccessKeyId",
-            "Signature",
-            "X-Amz-Credential",
-            "X-Amz-Security-Token",
-            "X-Amz-Signature",
-            "X-Goog-Signature",
-            "sig",
-            "s%69g",
-        ];
-        let query: String = keys.iter().map(|key| format!("&{key}={MARK}-{key}")).collect();
-        let request = format!("GET /{SHOWN}?a=1{query} HTTP/1.1\r\nHost: a\r\n\r\n");
-        Self { request: vec![request.into_bytes()], ..self }
-    }
+/// A query with a secret in the value of each key that is documented to be redacted.
+pub(crate) fn query() -> String {
+    let keys = [
+        "AWSAccessKeyId",
+        "Signature",
+        "X-Amz-Credential",
+        "X-Amz-Security-Token",
+        "X-Amz-Signature",
+        "X-Goog-Signature",
+        "sig",
+        "s%69g",
+    ];
+    let query: String = keys.iter().map(|key| format!("&{key}={MARK}-{key}")).collect();
+    format!("?a=1{query}")
 }
