@@ -67,6 +67,15 @@ impl Service {
         self.process.id()
     }
 
+    /// As [`Process::wait_line_for`].
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn wait_line_for(&self, word: &str, limit: Duration) -> String {
+        self.process.wait_line_for(word, limit)
+    }
+
     /// What the service has said so far.
     pub fn output(&self) -> String {
         self.process.output()

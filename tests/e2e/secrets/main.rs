@@ -1,5 +1,6 @@
 //! What came over the wire stays where it was, but for what is documented to leave.
 
+mod encrypted;
 mod fastcgi;
 mod http2;
 mod traffic;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use tracewire_tests::otlp::Span;
 use tracewire_tests::peer::{Peer, program};
+use tracewire_tests::probes::can_probe;
 use tracewire_tests::script::Step;
 use tracewire_tests::stream::show;
 use tracewire_tests::tee::Tee;
@@ -49,14 +51,9 @@ fn furnished(world: &World, steps: Vec<(usize, Step)>) -> Peer {
     world.peer_by(&program(), |directory| send(directory, steps), furnish)
 }
 
-/// Every exchange, of all protocols.
-fn exchanges() -> Vec<Exchange> {
-    [traffic::exchanges(), http2::exchanges(), fastcgi::exchanges()].into_iter().flatten().collect()
-}
-
 /// Sends everything, each exchange on its own connection; checks that the server got it.
 fn run_traffic(world: &World) {
-    let all = exchanges();
+    let all = Over::Tcp.exchanges();
     // A peer that serves gives connections their steps in the order of their coming.
     let connections = all.iter().map(|exchange| exchange.server()).collect();
     let server = world.peer_by(
@@ -137,14 +134,41 @@ fn a_secret_is_found_however_it_is_written() {
     assert_clean("this", b"secret");
 }
 
-fn wait_for_spans(world: &World) {
-    let wanted = 2 * exchanges().iter().filter(|exchange| exchange.spans).count();
-    world.sink.wait_for("the spans", LIMIT, |spans| (spans.len() >= wanted).then_some(()));
-    for exchange in exchanges() {
-        let Some(path) = exchange.path else { continue };
-        world.sink.wait_for(exchange.name, LIMIT, |spans| {
-            (spans.iter().filter(|span| shows(span, path)).count() == 2).then_some(())
-        });
+/// What exchanges are made over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Tcp,
+    /// TLS on top of it, by OpenSSL.
+    Tls,
+}
+
+impl Over {
+    fn exchanges(self) -> Vec<Exchange> {
+        let http = [traffic::exchanges(), http2::exchanges()].into_iter().flatten();
+        match self {
+            Self::Tcp => http.chain(fastcgi::exchanges()).collect(),
+            // No web server asks by FastCGI over TLS.
+            Self::Tls => http.collect(),
+        }
+    }
+
+    fn run_traffic(self, world: &mut World) {
+        match self {
+            Self::Tcp => run_traffic(world),
+            Self::Tls => encrypted::run(world, &self.exchanges(), furnish),
+        }
+    }
+
+    fn wait_for_spans(self, world: &World) {
+        let exchanges = self.exchanges();
+        let wanted = 2 * exchanges.iter().filter(|exchange| exchange.spans).count();
+        world.sink.wait_for("the spans", LIMIT, |spans| (spans.len() >= wanted).then_some(()));
+        for exchange in exchanges {
+            let Some(path) = exchange.path else { continue };
+            world.sink.wait_for(exchange.name, LIMIT, |spans| {
+                (spans.iter().filter(|span| shows(span, path)).count() == 2).then_some(())
+            });
+        }
     }
 }
 
@@ -154,7 +178,7 @@ fn shows(span: &Span, path: &str) -> bool {
 }
 
 /// With spans sent to a collector, and logs of everything in a format.
-fn exported(format: &str) {
+fn exported(format: &str, over: Over) {
     let mut world = World::new();
     let tee = Tee::to(world.sink.port());
     let key = format!("authorization=Bearer%20{MARK}-of-the-collector");
@@ -167,11 +191,11 @@ fn exported(format: &str) {
     if !is_control() {
         world.start_agent_by(command);
     }
-    run_traffic(&world);
+    over.run_traffic(&mut world);
     if is_control() {
         return;
     }
-    wait_for_spans(&world);
+    over.wait_for_spans(&world);
     let Some(agent) = world.agent() else { return };
     let pid = agent.id();
     tracewire_tests::process::kill(pid, libc::SIGUSR1);
@@ -210,22 +234,30 @@ fn stop_text(world: &mut World) -> String {
 
 #[test]
 fn no_secret_leaves_with_spans_or_with_logs_in_json() {
-    exported("json");
+    exported("json", Over::Tcp);
 }
 
 #[test]
 fn no_secret_leaves_with_spans_or_with_logs_as_text() {
-    exported("text");
+    exported("text", Over::Tcp);
 }
 
 #[test]
-fn no_secret_is_printed() {
+fn no_secret_of_what_was_encrypted_leaves_with_spans_or_with_logs() {
+    if !can_probe() {
+        return;
+    }
+    exported("json", Over::Tls);
+}
+
+/// With traces and logs of everything written to the terminal.
+fn printed(over: Over) {
     let mut world = World::new();
     if !is_control() {
         let command = text_command(&world, &["--exporter", "console", "--color", "always"]);
         world.start_agent_by(command);
     }
-    run_traffic(&world);
+    over.run_traffic(&mut world);
     if is_control() {
         return;
     }
@@ -234,10 +266,23 @@ fn no_secret_is_printed() {
     let output = stop_text(&mut world);
     assert!(output.contains(SHOWN), "nothing was printed: {output}");
     assert!(output.contains(SERVICE), "nobody was named: {output}");
-    for path in exchanges().iter().filter_map(|exchange| exchange.path) {
+    for path in over.exchanges().iter().filter_map(|exchange| exchange.path) {
         assert!(output.contains(&path[1..]), "no word of {path}: {output}");
     }
     assert_clean("what is printed and logged", output.as_bytes());
+}
+
+#[test]
+fn no_secret_is_printed() {
+    printed(Over::Tcp);
+}
+
+#[test]
+fn no_secret_of_what_was_encrypted_is_printed() {
+    if !can_probe() {
+        return;
+    }
+    printed(Over::Tls);
 }
 
 #[test]
@@ -274,7 +319,7 @@ fn no_secret_leaves_where_the_agent_comes_into_the_middle() {
     if is_control() {
         return;
     }
-    wait_for_spans(&world);
+    Over::Tcp.wait_for_spans(&world);
     let log = world.take_agent().map(|agent| agent.stop_with_log().1).unwrap_or_default();
     assert_clean("the log", log.as_bytes());
     assert_clean("the wire to the collector", &tee.kept());
@@ -310,7 +355,7 @@ fn a_failing_export_quotes_nothing() {
 /// Names of exchanges are theirs alone, so that a failure tells them apart.
 #[test]
 fn every_exchange_has_a_name_and_a_secret() {
-    let all = exchanges();
+    let all = Over::Tcp.exchanges();
     let names: std::collections::BTreeSet<&str> = all.iter().map(|one| one.name).collect();
     assert_eq!(names.len(), all.len());
     let without = all.iter().find(|one| one.secrets() == 0);
