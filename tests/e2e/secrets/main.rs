@@ -3,6 +3,7 @@
 mod encrypted;
 mod fastcgi;
 mod http2;
+mod programs;
 mod traffic;
 
 use std::process::Command;

@@ -1,7 +1,7 @@
 """Makes calls on one channel, one after the other, and says what came of each as a JSON line.
 
 Arguments: the server's port, and a JSON list of calls: `method`, and maybe `metadata`, a list of
-pairs, `bytes` to send, `stream`, to read to the end, `cancel`, after the first message.
+pairs, `bytes` to send or a `text`, `stream`, to read to the end, `cancel`, after the first message.
 With AIO set, by grpc.aio, and all calls at once.
 """
 
@@ -19,7 +19,8 @@ OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_metadata_si
 
 def arguments(call):
     metadata = tuple((key, value) for key, value in call.get("metadata", []))
-    return b"x" * call.get("bytes", 0), {"metadata": metadata, "timeout": 20}
+    request = call["text"].encode() if "text" in call else b"x" * call.get("bytes", 0)
+    return request, {"metadata": metadata, "timeout": 20}
 
 
 def text(message):

@@ -44,6 +44,8 @@ def answer(path, metadata, request):
     word = path.rpartition("/")[2]
     if word == "Echo":
         return json.dumps(metadata).encode()
+    if word == "Mirror":
+        return request
     if word == "Large":
         return b"x" * (1 << 20)
     own = f"python {path} {len(request)} bytes\n".encode()
