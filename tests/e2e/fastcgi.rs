@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use tracewire_tests::needs::{Package, lacks};
 use tracewire_tests::otlp::{Kind, Span};
 use tracewire_tests::php;
 use tracewire_tests::script::Load;
@@ -103,6 +104,9 @@ fn flaw(spans: &[&Span]) -> Option<String> {
 /// or not. Each request must be one trace.
 fn are_whole(keep: bool, is_older: bool, flags: &[&str]) {
     const REQUESTS: usize = 3000;
+    if lacks(&[Package::PhpFpm]) {
+        return;
+    }
     let mut world = World::alone();
     if !is_older {
         world.start_agent(flags);
@@ -147,6 +151,9 @@ fn what_goes_through_php_fpm_on_connections_older_than_the_agent_is_one_trace_ea
 
 #[test]
 fn requests_are_told_as_the_application_is_told_of_them() {
+    if lacks(&[Package::PhpFpm]) {
+        return;
+    }
     let mut world = World::traced();
     let stack = Stack::start(&world, ECHOES, false);
     let body = world.scratch().join("body");
@@ -185,6 +192,9 @@ fn requests_are_told_as_the_application_is_told_of_them() {
 
 #[test]
 fn a_process_that_dies_in_a_request_leaves_an_error() {
+    if lacks(&[Package::PhpFpm]) {
+        return;
+    }
     let mut world = World::traced();
     let stack = Stack::start(&world, ECHOES, false);
     let url = stack.url("/dies?die=1");
@@ -207,6 +217,9 @@ fn a_process_that_dies_in_a_request_leaves_an_error() {
 #[test]
 fn a_context_that_nginx_passes_on_becomes_that_of_its_own_span() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    if lacks(&[Package::PhpFpm]) {
+        return;
+    }
     let mut world = World::alone();
     world.start_agent(&["--propagate", "always"]);
     let stack = Stack::start(&world, ECHOES, false);

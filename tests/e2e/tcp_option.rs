@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tracewire_tests::golang::built;
+use tracewire_tests::needs::probes;
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::probes::can_probe;
 use tracewire_tests::process::Process;
@@ -185,7 +186,7 @@ fn across(flags: &[&str]) -> Option<Stopped> {
     client.wait_line_for("ready", LIMIT);
     ask_when_probed(&mut client, [(&mut left, 1), (&mut right, 1)]);
     let stopped = stop([&mut left, &mut right])?;
-    if !can_probe() {
+    if !probes() {
         assert!(stopped.by_path.is_empty());
         return None;
     }

@@ -5,8 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use tracewire_tests::agent::command;
+use tracewire_tests::needs::{Package, lacks, probes};
 use tracewire_tests::otlp::{Kind, Span, describe};
-use tracewire_tests::probes::{await_bytes_changed, bytes_changed, can_probe};
+use tracewire_tests::probes::{await_bytes_changed, bytes_changed};
 use tracewire_tests::process::Process;
 use tracewire_tests::script::{Load, Script};
 use tracewire_tests::services::{
@@ -69,7 +70,7 @@ fn one_request_over_tls_is_one_trace() {
     assert_eq!(curl(&world, &[&url]), "middle leaf /one?secret=1\n0 bytes");
     let Some(outcome) = world.stop_agent() else { return };
     let spans = &outcome.spans;
-    if !can_probe() {
+    if !probes() {
         // What is in plain text has its spans all the same.
         assert_eq!(spans.len(), 2, "{}", describe(spans));
         return;
@@ -130,6 +131,9 @@ fn threads_that_call_the_library_at_once_get_what_they_ask_for_and_each_request_
 fn sixteen_clients_with_gnutls_are_joined_with_their_server() {
     const CLIENTS: usize = 16;
     const REQUESTS: usize = 125;
+    if lacks(&[Package::Wget]) {
+        return;
+    }
     let mut world = World::traced_with(&TALKATIVE);
     let leaf = node(&world, &Wire::tls());
     let mut clients: Vec<Process> = (0..CLIENTS)

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use backend::Backend;
+use tracewire_tests::needs::{Package, lacks};
 use tracewire_tests::parents::parents;
 use tracewire_tests::peer;
 use tracewire_tests::probes::await_probed;
@@ -79,6 +80,9 @@ fn a_thread_that_waits_for_what_the_runtime_does_has_it_done_for_its_request() {
 
 #[test]
 fn calls_of_a_program_without_symbols_have_their_parents() {
+    if lacks(&[Package::Binutils]) {
+        return;
+    }
     let mut world = World::traced();
     let stripped = world.scratch().join("tasks");
     let mut strip = Command::new("strip");

@@ -3,20 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::needs::{Package, lacks};
 use crate::world::World;
 
 /// Where Debian keeps the sources of its packages for Go.
 pub const GO_PATH: &str = "/usr/share/gocode";
 
-/// Builds a program of `services`, with more arguments. `None` with a word on it where there is no
-/// Go (Debian: golang-go).
+/// Builds a program of `services`, with more arguments. `None` where there is no Go, if that may be.
 ///
 /// # Panics
 ///
-/// If it does not compile.
+/// If it does not compile, and as [`lacks`].
 pub fn built(world: &World, source: &str, arguments: &[&str]) -> Option<PathBuf> {
-    if Command::new("go").arg("version").output().is_err() {
-        eprintln!("skipped: there is no Go here");
+    if lacks(&[Package::Go]) {
         return None;
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("services").join(source);

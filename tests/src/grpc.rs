@@ -6,7 +6,8 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::golang::{GO_PATH, built};
+use crate::golang::built;
+use crate::needs::{Package, lacks};
 use crate::probes::can_probe;
 use crate::process::Process;
 use crate::services::{Service, Wire, free_port, start};
@@ -138,15 +139,13 @@ fn rust_program() -> PathBuf {
     crate::peer::program().with_file_name("grpc")
 }
 
-/// The Go program, built; `None` with a word on it where there is no Go, or not its libraries
-/// (Debian: golang-google-grpc-dev, golang-golang-x-net-dev).
+/// The Go program, built; `None` where there is no Go, or not its libraries, if that may be.
 ///
 /// # Panics
 ///
-/// If it does not compile.
+/// If it does not compile, and as [`lacks`].
 pub fn go_program(world: &World) -> Option<PathBuf> {
-    if !Path::new(GO_PATH).join("src/google.golang.org/grpc").exists() {
-        eprintln!("skipped: there is no golang-google-grpc-dev here");
+    if lacks(&[Package::Go, Package::GoGrpc, Package::GoNet]) {
         return None;
     }
     built(world, "http2/service.go", &[])

@@ -11,6 +11,7 @@
 //! - `TRACEWIRE_BIN`: the agent to test (default: `target/release/tracewire`).
 //! - `TRACEWIRE_TEST_CONTROL=1`: run the traffic without any agent, and check
 //!   only that every byte arrives unchanged. It proves that a scenario itself holds.
+//! - `TRACEWIRE_TEST_MAY_SKIP=1`: leave out what needs a package that is not installed, and say so.
 //! - `TRACEWIRE_TEST_SLOW`: a whole number by which all limits on waiting are longer, for
 //!   slow machines.
 
@@ -24,6 +25,7 @@ pub mod grpc;
 pub mod http1;
 pub mod http2;
 pub mod kernel_programs;
+pub mod needs;
 pub mod netns;
 pub mod otlp;
 pub mod parents;

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use tracewire_tests::grpc::{Next, node_tls_requests, node_tls_server};
+use tracewire_tests::needs::probes;
 use tracewire_tests::otlp::{Kind, Span, describe};
-use tracewire_tests::probes::can_probe;
 use tracewire_tests::services::{free_port, nginx};
 use tracewire_tests::world::World;
 
@@ -44,7 +44,7 @@ fn calls_through_a_proxy(calls: usize, at_once: bool) -> Option<Vec<[Span; 4]>> 
         assert!(!seen.contains(" 00-"), "{seen}");
     }
     let outcome = world.stop_agent()?;
-    if !can_probe() {
+    if !probes() {
         assert!(outcome.spans.is_empty(), "{}", describe(&outcome.spans));
         return None;
     }

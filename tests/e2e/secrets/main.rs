@@ -9,9 +9,9 @@ mod traffic;
 use std::process::Command;
 use std::time::Duration;
 
+use tracewire_tests::needs::probes;
 use tracewire_tests::otlp::Span;
 use tracewire_tests::peer::{Peer, program};
-use tracewire_tests::probes::can_probe;
 use tracewire_tests::script::Step;
 use tracewire_tests::stream::show;
 use tracewire_tests::tee::Tee;
@@ -245,7 +245,7 @@ fn no_secret_leaves_with_spans_or_with_logs_as_text() {
 
 #[test]
 fn no_secret_of_what_was_encrypted_leaves_with_spans_or_with_logs() {
-    if !can_probe() {
+    if !probes() {
         return;
     }
     exported("json", Over::Tls);
@@ -280,7 +280,7 @@ fn no_secret_is_printed() {
 
 #[test]
 fn no_secret_of_what_was_encrypted_is_printed() {
-    if !can_probe() {
+    if !probes() {
         return;
     }
     printed(Over::Tls);
