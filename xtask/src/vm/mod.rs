@@ -26,7 +26,7 @@ use fetch::Kernel;
 use kernels::Series;
 pub(crate) use tests::Extent;
 use tests::TestBinary;
-use transcript::Seen;
+use transcript::{Seen, Verdict};
 
 /// What `cargo xtask vm` takes.
 #[derive(Debug, clap::Args)]
@@ -236,8 +236,9 @@ impl Matrix {
         }
         let took = start.elapsed();
         say(format!(
-            "{series}: {} tests, {} problems, {}",
+            "{series}: {} tests, {} of them skipped, {} problems, {}",
             seen.tests.len(),
+            seen.skipped(),
             problems.len(),
             duration(took)
         ));
@@ -257,6 +258,14 @@ fn conclude(tried: &[Tried], table: Option<bool>) -> Result<()> {
     for Tried { series, seen, problems, took } in tried {
         say(format!("== Linux {series} ({}), {}", seen.release, duration(*took)));
         println!("{}", table::row(*series, seen));
+        for (binary, name, verdict) in &seen.tests {
+            let why = match verdict {
+                Verdict::Without => "for want of a package",
+                Verdict::Skipped => "for what the kernel lacks",
+                _ => continue,
+            };
+            say(format!("{series}: skipped {why}: {binary}: {name}"));
+        }
         for problem in problems {
             say(format!("{series}: {problem}"));
         }

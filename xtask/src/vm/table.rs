@@ -29,11 +29,15 @@ pub(crate) fn row(series: Series, seen: &Seen) -> String {
         Some("restored") => "restored by a verdict program",
         _ => "wrong",
     };
-    let failed = seen.tests.iter().any(|(.., verdict)| *verdict == Verdict::Failed);
-    let tests = match (seen.tests.is_empty(), failed) {
-        (true, _) => "not run",
-        (_, true) => "some fail",
-        _ => "pass",
+    let any = |wanted| seen.tests.iter().any(|(.., verdict)| *verdict == wanted);
+    let tests = if seen.tests.is_empty() {
+        "not run"
+    } else if any(Verdict::Failed) {
+        "some fail"
+    } else if any(Verdict::Skipped) {
+        "pass, but for what the kernel lacks"
+    } else {
+        "pass"
     };
     format!(
         "| {series} | {} | {} | {receivers} | {} | {} | {fionread} | {tests} |",
@@ -119,6 +123,26 @@ mod tests {
             assert_eq!(rows, 1, "rows for {series} in\n{table}");
         }
         assert_eq!(table.lines().count(), HEAD.lines().count() + Series::ALL.len(), "{table}");
+    }
+
+    #[test]
+    fn a_kernel_on_which_tests_are_skipped_does_not_pass_like_others() {
+        let tests = |transcript: &str| {
+            let mut seen = Seen::default();
+            for line in transcript.lines() {
+                seen.line(line);
+            }
+            let row = row(Series::V6_1, &seen);
+            row.rsplit(" | ").next().map(str::to_owned)
+        };
+        let told = |text: &str| Some(format!("{text} |"));
+        assert_eq!(tests(""), told("not run"));
+        assert_eq!(tests("test a ... ok"), told("pass"));
+        let lacking = "test a ... ok\ntest b ... skipped: no probes\nok\n";
+        assert_eq!(tests(lacking), told("pass, but for what the kernel lacks"));
+        // What guests lack says nothing of the kernel.
+        assert_eq!(tests("test a ... skipped: not installed: wget\nok"), told("pass"));
+        assert_eq!(tests(&format!("{lacking}test c ... FAILED")), told("some fail"));
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub(crate) enum Claim {
 pub(crate) enum Verdict {
     /// It held.
     Passed,
+    /// It ended well, and said that it left something out for want of a package that no guest has.
+    Without,
+    /// As before, for what the kernel lacks.
+    Skipped,
     /// It did not.
     Failed,
     /// It was not run.
@@ -55,12 +59,19 @@ pub(crate) struct Seen {
     pub(crate) ended: bool,
     binary: String,
     test: Option<String>,
+    /// What the test that runs says that it leaves out.
+    skipped: Option<Verdict>,
     /// How many more lines are told of why a test failed, while those come.
     telling: usize,
 }
 
 /// How many lines are told of why one test failed; all are in the transcript.
 const TOLD: usize = 40;
+
+/// What a test says that leaves something out (`tests/src/needs.rs`), and how it goes on if that is for want
+/// of a package.
+const SKIPPED: &str = "skipped: ";
+const NOT_INSTALLED: &str = "not installed: ";
 
 impl Seen {
     /// Takes a line; answers with what is worth telling a person at once.
@@ -148,21 +159,39 @@ impl Seen {
             self.telling -= 1;
             return (!line.is_empty()).then(|| line.to_owned());
         }
-        if let Some((name, _)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) {
+        let mut said = line;
+        if let Some((name, rest)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ")) {
             self.test = Some(name.to_owned());
+            self.skipped = None;
+            said = rest;
         }
-        self.test.as_ref()?;
+        let test = self.test.as_ref()?;
+        if let Some(why) = said.strip_prefix(SKIPPED) {
+            let verdict = match why.starts_with(NOT_INSTALLED) {
+                true => Verdict::Without,
+                false => Verdict::Skipped,
+            };
+            self.skipped = Some(verdict);
+            return Some(format!("{}: {test}: {said}", self.binary));
+        }
         let last = line.rsplit(' ').next().unwrap_or(line);
         let verdict = match last {
-            "ok" => Verdict::Passed,
+            "ok" => self.skipped.take().unwrap_or(Verdict::Passed),
             "FAILED" => Verdict::Failed,
             "ignored" => Verdict::Ignored,
             _ => return None,
         };
         let name = self.test.take()?;
-        let said = (verdict != Verdict::Passed).then(|| format!("{}: {name}: {last}", self.binary));
+        let said = matches!(verdict, Verdict::Failed | Verdict::Ignored)
+            .then(|| format!("{}: {name}: {last}", self.binary));
         self.tests.push((self.binary.clone(), name, verdict));
         said
+    }
+
+    /// How many tests left something out, for want of a package or for what the kernel lacks.
+    pub(crate) fn skipped(&self) -> usize {
+        let left_out = |verdict| matches!(verdict, Verdict::Without | Verdict::Skipped);
+        self.tests.iter().filter(|(.., verdict)| left_out(*verdict)).count()
     }
 
     /// Whether `check` says that something works.
@@ -224,6 +253,30 @@ mod tests {
         assert_eq!(verdicts, [Verdict::Passed, Verdict::Failed, Verdict::Ignored]);
         assert_eq!(seen.binaries, [("bytes".to_owned(), 101)]);
         assert!(seen.failures.is_empty(), "{:?}", seen.failures);
+    }
+
+    #[test]
+    fn a_test_that_leaves_something_out_does_not_look_like_one_that_passed() {
+        let mut seen = Seen::default();
+        let transcript = "@vm binary tls\ntest one ... skipped: the kernel is not ok\nok\n\
+            test two ... a word\nskipped: not installed: wget\nok\ntest three ... ok\n\
+            test four ... skipped: the kernel\nFAILED\nskipped: by nobody\n";
+        let told: Vec<String> = transcript.lines().filter_map(|line| seen.line(line)).collect();
+        let verdicts: Vec<Verdict> = seen.tests.iter().map(|(.., verdict)| *verdict).collect();
+        assert_eq!(
+            verdicts,
+            [Verdict::Skipped, Verdict::Without, Verdict::Passed, Verdict::Failed]
+        );
+        assert_eq!(seen.skipped(), 2);
+        assert_eq!(
+            told,
+            [
+                "tls: one: skipped: the kernel is not ok",
+                "tls: two: skipped: not installed: wget",
+                "tls: four: skipped: the kernel",
+                "tls: four: FAILED"
+            ]
+        );
     }
 
     #[test]
