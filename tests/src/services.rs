@@ -76,6 +76,11 @@ impl Service {
         self.process.wait_line_for(word, limit)
     }
 
+    /// As [`Process::wait_stderr`].
+    pub fn wait_stderr(&self, limit: Duration, matches: impl Fn(&str) -> bool) -> Option<String> {
+        self.process.wait_stderr(limit, matches)
+    }
+
     /// What the service has said so far.
     pub fn output(&self) -> String {
         self.process.output()
