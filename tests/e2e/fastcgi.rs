@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tracewire_tests::needs::{Package, lacks};
 use tracewire_tests::otlp::{Kind, Span};
 use tracewire_tests::php;
-use tracewire_tests::script::Load;
+use tracewire_tests::script::{Load, Step};
 use tracewire_tests::services::{Service, Wire, curl, nginx, node};
 use tracewire_tests::world::{World, is_control};
 
@@ -214,8 +214,48 @@ fn a_process_that_dies_in_a_request_leaves_an_error() {
     assert_eq!(dead.count(), 2, "{:?}", outcome.counters);
 }
 
+/// A record of request 1 ("FastCGI Specification" §3.3).
+fn record(kind: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).expect("a short record").to_be_bytes();
+    [&[1, kind, 0, 1, high, low, 0, 0], content].concat()
+}
+
+#[test]
+fn an_answer_that_breaks_off_in_its_head_has_no_status_and_no_size() {
+    let mut world = World::traced();
+    let method = b"\x0e\x03REQUEST_METHODGET\x0b\x04REQUEST_URI/cut";
+    let request =
+        [record(1, &[0, 1, 0, 0, 0, 0, 0, 0]), record(4, method), record(4, b""), record(5, b"")]
+            .concat();
+    // In the midst of a status, and of a name.
+    for head in ["Status: 50", "X-Powered-B"] {
+        let answer = [&record(6, head.as_bytes())[..4], &[0, 200, 0, 0], head.as_bytes()].concat();
+        let steps = vec![Step::UntilMore(request.len()), Step::send(answer), Step::Close];
+        let server = world.server(steps);
+        let steps =
+            [Step::Connect(server.address()), Step::send(&request), Step::UntilClosed, Step::Close];
+        world.client(1, steps.into_iter().map(|step| (0, step)).collect());
+    }
+    let Some(outcome) = world.stop_agent() else { return };
+    assert_eq!(outcome.spans.len(), 4, "{:?}", outcome.counters);
+    for span in &outcome.spans {
+        assert_eq!((span.path(), span.status(), span.is_error), ("/cut", "", true), "{span:?}");
+        assert_eq!(span.attribute("http.response.body.size"), "", "{span:?}");
+    }
+}
+
 #[test]
 fn a_context_that_nginx_passes_on_becomes_that_of_its_own_span() {
+    becomes_that_of_nginxs_span("");
+}
+
+#[test]
+fn a_context_that_nginx_passes_on_with_white_space_does_too() {
+    // It goes over spaces alone.
+    becomes_that_of_nginxs_span("\t");
+}
+
+fn becomes_that_of_nginxs_span(space: &str) {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     if lacks(&[Package::PhpFpm]) {
         return;
@@ -224,11 +264,12 @@ fn a_context_that_nginx_passes_on_becomes_that_of_its_own_span() {
     world.start_agent(&["--propagate", "always"]);
     let stack = Stack::start(&world, ECHOES, false);
     let url = stack.url("/passed?traceparent=1");
-    let header = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01");
+    let value = format!("{space}00-{TRACE}-00f067aa0ba902b7-01");
+    let header = format!("traceparent:{value}");
     let passed = curl(&world, &["--header", &header, &url]);
     // Nobody writes where there was none.
     if is_control() {
-        assert_eq!(passed, header.trim_start_matches("traceparent: "));
+        assert_eq!(passed, value);
         assert_eq!(curl(&world, &[&url]), "none");
         return;
     }
@@ -239,6 +280,6 @@ fn a_context_that_nginx_passes_on_becomes_that_of_its_own_span() {
         .find(|span| span.kind == Kind::Client && span.service().starts_with("nginx"))
         .expect("a span of nginx");
     assert_eq!(client.attribute("tracewire.propagation"), "rewritten", "{client:?}");
-    assert_eq!(passed, format!("00-{}-{}-01", client.trace_id, client.span_id));
+    assert_eq!(passed, format!("{space}00-{}-{}-01", client.trace_id, client.span_id));
     assert_eq!(client.trace_id, TRACE);
 }

@@ -92,6 +92,18 @@ impl TraceparentValue {
         }
     }
 
+    /// Whether more than white space was read.
+    #[inline(always)]
+    pub fn has_begun(&self) -> bool {
+        self.len > 0
+    }
+
+    /// The parent id as it was read, whether the rest is valid or not.
+    #[inline(always)]
+    pub fn parent_id(&self) -> u64 {
+        self.span_id
+    }
+
     /// Reads a whole value of version 00 that lies in one piece, up to the CR behind it.
     /// `word(at)` is the eight bytes at `at` of the value, the first in the lowest byte.
     /// Answers `false`, and has read nothing, if it is not such a value: byte by byte

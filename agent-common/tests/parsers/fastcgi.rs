@@ -105,6 +105,17 @@ fn a_request_has_a_head_and_a_body() {
 }
 
 #[test]
+fn white_space_before_a_context_is_none_of_it() {
+    for space in [&b" "[..], b"\t", b" \t "] {
+        let (stream, _) = request(Some(&[space, VALUE].concat()), false, 60_000);
+        let seen = read_whole(&stream, HeadKind::Request);
+        let Message { traceparent, traceparent_at: at, .. } = seen.messages[0];
+        assert!(traceparent.is_some());
+        assert_eq!(&stream[at..at + VALUE.len()], VALUE);
+    }
+}
+
+#[test]
 fn lengths_may_take_four_bytes_each() {
     let (stream, _) = request(Some(VALUE), true, 60_000);
     let seen = read_whole(&stream, HeadKind::Request);

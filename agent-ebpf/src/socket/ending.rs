@@ -272,7 +272,8 @@ pub(crate) unsafe fn abandon(connection: *mut Connection, now: u64) {
         let reason =
             if responses.is_until_close() { EndReason::Complete } else { EndReason::Aborted };
         let (status, content) = (responses.status(), responses.content());
-        let (status, content) = if responses.is_at_start() { (0, 0) } else { (status, content) };
+        let is_known = !responses.is_at_start() && !responses.is_in_head();
+        let (status, content) = if is_known { (status, content) } else { (0, 0) };
         end_all(connection, now, reason, status, content);
     }
 }

@@ -381,7 +381,7 @@ unsafe fn on_end<const EGRESS: bool>(connection: *mut Connection, segment: &Segm
             return;
         }
         let responses = &(*connection).responses.http1;
-        let (status, content) = if responses.is_at_start() {
+        let (status, content) = if responses.is_at_start() || responses.is_in_head() {
             (0, 0)
         } else {
             (responses.status(), responses.content())

@@ -440,7 +440,12 @@ unsafe fn rewrite(drive: &mut Drive, stream: &Stream, origin: &Origin) -> Outcom
         if data + 16 > data_end {
             return Outcome::KernelRefused;
         }
-        (data as *mut [u64; 2]).write_unaligned(hex_id(origin.context.span_id));
+        let (id, expected) = (data as *mut [u64; 2], stream.http1.traceparent().parent_id());
+        // Whatever went wrong with the place: nothing else is written over.
+        if id.read_unaligned() != hex_id(expected) {
+            return Outcome::Missed;
+        }
+        id.write_unaligned(hex_id(origin.context.span_id));
     }
     Outcome::Rewritten
 }

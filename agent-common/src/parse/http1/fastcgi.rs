@@ -317,6 +317,10 @@ impl Http1 {
             }
             VALUE => {
                 self.traceparent.push(byte);
+                if !self.traceparent.has_begun() {
+                    // White space, which a web server may have left before the value.
+                    self.traceparent_at += 1;
+                }
                 self.content = self.content.wrapping_sub(1);
                 if self.content == 0 {
                     self.name = LENGTHS;
