@@ -122,13 +122,17 @@ fn read_http2_ingress(ctx: SkBuffContext) -> i32 {
     ALLOW
 }
 
+/// Of recvmsg(2): what is asked for are reports on sends, which carry no bytes
+/// (include/linux/socket.h).
+const MSG_ERRQUEUE: i32 = 0x2000;
+
 #[btf_tracepoint(function = "sock_recv_length")]
 fn associate_receiver(ctx: BtfTracePointContext) -> i32 {
     // TP_PROTO(struct sock *sk, int ret, int flags), include/trace/events/sock.h
-    let ret: i32 = ctx.arg(1);
+    let (ret, flags): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     if ret > 0 {
         socket::receive::on_receive::<true>(ctx.arg(0));
-    } else if ret == 0 {
+    } else if ret == 0 && flags & MSG_ERRQUEUE == 0 {
         socket::receive::on_end(ctx.arg(0));
     }
     0
