@@ -1,15 +1,17 @@
 //! What is handed on in Python, between threads and between tasks, leads to the right request, or to none.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tracewire_tests::agent::command;
+use tracewire_tests::needs::{Package, lacks};
 use tracewire_tests::parents::parents;
 use tracewire_tests::probes::bytes_changed;
 use tracewire_tests::process::{Process, patient};
-use tracewire_tests::script::Load;
-use tracewire_tests::services::{Service, handing};
-use tracewire_tests::world::{World, is_control};
+use tracewire_tests::script::{Load, Step};
+use tracewire_tests::services::{Service, curl, greenlets, handing, nginx};
+use tracewire_tests::world::{World, is_control, send};
 
 const REQUESTS: usize = 800;
 
@@ -22,6 +24,35 @@ fn ask(world: &World, service: &Service, kind: &str) {
         limit_ms: 60_000,
     });
     assert_eq!(report.failures, Vec::<String>::new(), "{report:?}\n{}", service.output());
+}
+
+#[test]
+fn a_greenlet_works_on_nothing_of_one_that_ended_before_its_answer_had_left() {
+    const CALLS: usize = 20;
+    if lacks(&[Package::Gevent]) {
+        return;
+    }
+    let mut world = World::traced();
+    let leaf = nginx(&world, None, "location / { return 200 ok; }");
+    let service = greenlets(&world, leaf.port);
+    let to = SocketAddr::from(([127, 0, 0, 1], service.port));
+    std::thread::sleep(Duration::from_secs(2));
+    let steps = [
+        Step::Connect(to),
+        Step::send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n"),
+        // It does not read, and so the last of the answer stays where it is.
+        Step::Gate,
+    ];
+    let steps = steps.into_iter().map(|step| (0, step)).collect();
+    let reader = world.peer(|directory| send(directory, steps));
+    reader.wait_gate(0);
+    std::thread::sleep(Duration::from_millis(500));
+    for number in 0..CALLS {
+        assert_eq!(curl(&world, &[&format!("http://{to}/one/{number}")]), "ok");
+    }
+    drop(reader);
+    let Some(outcome) = world.stop_agent() else { return };
+    assert_eq!(parents(&outcome.spans, "one"), (CALLS, 0, 0), "right, none, wrong");
 }
 
 /// The file from which the service runs code that has the first of these words in its path of which there is

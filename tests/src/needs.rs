@@ -47,6 +47,8 @@ pub enum Package {
     GoGrpc,
     /// What of HTTP/2 is not in Go's own library, in source.
     GoNet,
+    /// gevent.
+    Gevent,
     /// PHP-FPM.
     PhpFpm,
     /// grpcio.
@@ -62,6 +64,7 @@ impl Package {
             Self::Go => "golang-go",
             Self::GoGrpc => "golang-google-grpc-dev",
             Self::GoNet => "golang-golang-x-net-dev",
+            Self::Gevent => "python3-gevent",
             Self::PhpFpm => "php-fpm",
             Self::PythonGrpc => "python3-grpcio",
             Self::Wget => "wget",
@@ -74,6 +77,7 @@ impl Package {
             Self::Go => is_program("go"),
             Self::GoGrpc => Path::new(GO_PATH).join("src/google.golang.org/grpc").exists(),
             Self::GoNet => Path::new(GO_PATH).join("src/golang.org/x/net").exists(),
+            Self::Gevent => Path::new("/usr/lib/python3/dist-packages/gevent").exists(),
             Self::PhpFpm => php::program().is_some(),
             Self::PythonGrpc => Path::new("/usr/lib/python3/dist-packages/grpc").exists(),
             // busybox has one too, and that speaks no TLS of its own.

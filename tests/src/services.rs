@@ -243,6 +243,17 @@ pub fn handing(world: &World, is_loop: bool) -> Service {
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
+/// The service `greenlets.py`, which asks the server at the port `next`.
+///
+/// # Panics
+///
+/// If Python or gevent is missing, or it does not start.
+pub fn greenlets(world: &World, next: u16) -> Service {
+    let mut command = interpreter("greenlets.py");
+    command.env("NEXT", next.to_string());
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
 /// The service with that name of the program `tasks`, or of a copy of it; it asks the server at the port
 /// `next`.
 ///

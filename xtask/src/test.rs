@@ -108,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
 }
 
 /// The real programs that the end-to-end tests talk through.
-fn end_to_end_needs() -> [Need; 15] {
+fn end_to_end_needs() -> [Need; 16] {
     [
         nginx::need(),
         Need::program("node", "nodejs"),
@@ -120,6 +120,7 @@ fn end_to_end_needs() -> [Need; 15] {
         Need::program("h2load", "nghttp2-client"),
         Need::program("nghttpd", "nghttp2-server"),
         Need::package("python3-grpcio"),
+        Need::package("python3-gevent"),
         Need::package("golang-google-grpc-dev"),
         Need::package("golang-golang-x-net-dev"),
         Need::package("php-fpm"),

@@ -72,9 +72,16 @@ fn late() -> u64 {
     unsafe { bpf_ktime_get_ns() | 1 }
 }
 
+/// Beside how it is known: the context is the stack of a greenlet. That may end before the last of
+/// what it answered has left, and the next one's be where it was: it is for no request any more when it has
+/// begun to answer.
+const OF_GREENLET: u64 = 1 << 32;
+
 /// A request is received in the context.
 #[inline(never)]
 fn receives(key: &PyObject, activity: u64, cookie: u64, established_ns: u64, known_by: u64) {
+    let of_greenlet = known_by & OF_GREENLET != 0;
+    let known_by = known_by & !OF_GREENLET;
     match PY_CONTEXTS.get_ptr_mut(*key) {
         None => {
             let new = PyContext { born_ns: late(), activity, known_by, ..PyContext::default() };
@@ -84,7 +91,12 @@ fn receives(key: &PyObject, activity: u64, cookie: u64, established_ns: u64, kno
         // is in a system call, and only what is for itself is written here.
         Some(context) => unsafe {
             let before = (*context).activity;
-            let is_another = before != activity && activities::is_going_on(before);
+            let goes_on = if of_greenlet {
+                activities::is_open(before)
+            } else {
+                activities::is_going_on(before)
+            };
+            let is_another = before != activity && goes_on;
             if known_by == RECEIVED
                 && (*context).known_by == RECEIVED
                 && (is_another || before == SEVERAL)
@@ -186,6 +198,8 @@ pub(crate) fn work_here(id: u64, found: &mut Work) -> bool {
     }
     match activity_of(&PyObject { tgid: tgid as u64, address: current }) {
         Some(activity) => {
+            let is_over = process.off_stack != 0 && !activities::is_open(activity);
+            let activity = if is_over { 0 } else { activity };
             *found = Work { activity, rule: Correlation::PythonContext as u64 };
             true
         }
@@ -258,7 +272,8 @@ fn received_on(cookie: u64, established_ns: u64, id: u64, activity: u64) {
         _ if cookie == 0 => RECEIVED_BEFORE,
         _ => RECEIVED,
     };
-    receives(&key, activity, cookie, established_ns, known_by);
+    let of_greenlet = if process.off_stack != 0 { OF_GREENLET } else { 0 };
+    receives(&key, activity, cookie, established_ns, known_by | of_greenlet);
     tell_answerer(cookie, activity);
 }
 
