@@ -1,6 +1,7 @@
 //! Many streams on a connection, large header blocks, tables of all sizes, large messages.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tracewire_tests::grpc::{
@@ -9,6 +10,7 @@ use tracewire_tests::grpc::{
 };
 use tracewire_tests::http2::{Frame, PREFACE, kind};
 use tracewire_tests::otlp::{Kind, Span};
+use tracewire_tests::process::patient;
 use tracewire_tests::script::Step;
 use tracewire_tests::world::{World, is_control};
 
@@ -53,6 +55,12 @@ fn h2load(server: &[&str], client: &[&str], requests: usize, at_once: usize) {
     let told = world.start(command).succeed();
     let wanted = format!("{requests} succeeded, 0 failed, 0 errored, 0 timeout");
     assert!(told.contains(&wanted), "{told}");
+    // What it writes comes by a pipe, and the last of it may be read after the client has its answers.
+    let deadline = Instant::now() + patient(Duration::from_secs(5));
+    let heads = |said: &str| said.lines().filter(|line| line.contains(":path: /file")).count();
+    while heads(&server.output()) < requests && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let received = server.output();
     let contexts = received.lines().filter(|line| line.contains("traceparent: 00-")).count();
     assert!(contexts <= requests, "{contexts} contexts in {requests} requests");
