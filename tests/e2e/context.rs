@@ -344,3 +344,27 @@ fn a_request_that_the_kernel_sends_late_is_not_for_the_task_that_it_interrupts()
     });
     assert_eq!(call.parent, "", "{}", describe(&outcome.spans));
 }
+
+#[test]
+fn a_head_of_several_windows_in_one_send_is_told_at_both_ends() {
+    let mut world = World::traced();
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    for len in [500, 1_500, 3_000] {
+        let long = "x".repeat(len);
+        let head = format!("GET /long/{len} HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\n\r\n");
+        let server =
+            world.server(vec![Step::until("\r\n\r\n"), Step::send(answer), Step::UntilClosed]);
+        let steps = [
+            Step::Connect(server.address()),
+            Step::send(&head),
+            Step::until("\r\n\r\nok"),
+            Step::Close,
+        ];
+        world.client(1, steps.into_iter().map(|step| (0, step)).collect());
+    }
+    let Some(outcome) = world.stop_agent() else { return };
+    for path in ["/long/500", "/long/1500", "/long/3000"] {
+        let told = outcome.spans.iter().filter(|span| span.path() == path).count();
+        assert_eq!(told, 2, "{path}: {:?}", outcome.counters);
+    }
+}

@@ -15,7 +15,7 @@ use tracewire_common::stream::{MAX_GUESSES, Placement, Stream, TRUSTED, UNREAD};
 
 use crate::bounds::masked;
 use crate::emit;
-use crate::scratch::{Scratch, claim, release, try_lock, unlock};
+use crate::scratch::{Scratch, claim, forgotten, release, try_lock, unlock};
 use crate::socket::{ending, exchange};
 use crate::state::count;
 
@@ -70,7 +70,7 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    /// A piece, of which the first `skip` bytes are not new.
+    /// A piece, of which the first `skip` bytes are not new. To be made before `scratch` is written to.
     #[inline(always)]
     pub(crate) fn over(
         connection: *mut Connection,
@@ -78,6 +78,11 @@ impl Drive {
         piece: &Piece,
         skip: u32,
     ) -> Self {
+        // What the loop changes, the verifier may not know. Before Linux 6.7 it looks at the function that
+        // `bpf_loop` calls as if it were called once, and what cannot be reached then is taken out of the program:
+        // that a window was left behind, whose bytes are to be sent.
+        // SAFETY: the claimed buffer.
+        let none = unsafe { forgotten(scratch, 0) } as u32;
         Self {
             connection,
             scratch,
@@ -87,10 +92,10 @@ impl Drive {
             base: piece.base,
             at: skip,
             end: piece.len,
-            window_start: 0,
-            window_end: 0,
+            window_start: none,
+            window_end: none,
             seq: piece.seq,
-            stop: 0,
+            stop: none,
             pad: 0,
         }
     }

@@ -37,7 +37,7 @@ pub(crate) struct TestBinary {
 const SMOKE: &[(&str, &str)] = &[
     ("joined_trace", "one_request_through_three_services_is_one_trace"),
     ("bytes", "a_head_split_anywhere_over_two_sends_gets_one_header"),
-    ("bytes", "five_pipelined_requests_are_all_followed"),
+    ("context", "a_head_of_several_windows_in_one_send_is_told_at_both_ends"),
     ("context", "a_header_passed_through_is_rewritten_in_place"),
     ("life_cycle", "a_program_that_sizes_its_reads_by_fionread_gets_everything"),
     ("life_cycle", "connections_older_than_the_agent_are_read_and_given_headers"),
