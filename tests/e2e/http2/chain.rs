@@ -193,8 +193,9 @@ fn calls_that_grpc_go_makes_at_once_are_below_their_requests() {
     }
     let parents = Parents::of(&spans, "go-service");
     eprintln!("{parents:?} {rules:?}");
-    // What is late to be read as its goroutine is made has no parent.
-    assert!(parents.wrong == 0 && parents.missing * 100 <= CALLS, "{parents:?}, {rules:?}");
+    // What is late to be read as its goroutine is made has no parent; so it can be with the first sixteen, which
+    // come at once as the connection does.
+    assert!(parents.wrong == 0 && parents.missing * 100 <= 3 * CALLS, "{parents:?}, {rules:?}");
 }
 
 #[test]
