@@ -216,8 +216,76 @@ fn a_process_that_dies_in_a_request_leaves_an_error() {
 
 /// A record of request 1 ("FastCGI Specification" §3.3).
 fn record(kind: u8, content: &[u8]) -> Vec<u8> {
+    record_of(1, kind, content)
+}
+
+fn record_of(id: u8, kind: u8, content: &[u8]) -> Vec<u8> {
     let [high, low] = u16::try_from(content.len()).expect("a short record").to_be_bytes();
-    [&[1, kind, 0, 1, high, low, 0, 0], content].concat()
+    [&[1, kind, 0, id, high, low, 0, 0], content].concat()
+}
+
+/// The head of a request behind which the connection is kept.
+fn head_of(id: u8, path: &str) -> Vec<u8> {
+    let len = u8::try_from(path.len()).expect("a short path");
+    let parameters =
+        [b"\x0e\x03REQUEST_METHODGET\x0b", &[len][..], b"REQUEST_URI", path.as_bytes()].concat();
+    [
+        record_of(id, 1, &[0, 1, 1, 0, 0, 0, 0, 0]),
+        record_of(id, 4, &parameters),
+        record_of(id, 4, b""),
+    ]
+    .concat()
+}
+
+fn answer_to(id: u8, status: &str) -> Vec<u8> {
+    let head = format!("Status: {status}\r\n\r\n");
+    [record_of(id, 6, head.as_bytes()), record_of(id, 6, b""), record_of(id, 3, &[0; 8])].concat()
+}
+
+/// One request and its answer, then two requests as they are given, whose answers come in the other order.
+fn answers_are_nobodys(both: &[u8]) {
+    let mut world = World::traced();
+    let alone = [head_of(1, "/alone"), record_of(1, 5, b"")].concat();
+    let answers = [answer_to(2, "500 Failed"), answer_to(1, "201 Created")].concat();
+    let server = world.server(vec![
+        Step::UntilMore(alone.len()),
+        Step::send(answer_to(1, "202 Accepted")),
+        Step::UntilMore(both.len()),
+        Step::send(&answers),
+        Step::Close,
+    ]);
+    let steps = vec![
+        Step::Connect(server.address()),
+        Step::send(&alone),
+        Step::UntilMore(answer_to(1, "202 Accepted").len()),
+        Step::send(both),
+        Step::UntilMore(answers.len()),
+        Step::Close,
+    ];
+    world.client(1, steps.into_iter().map(|step| (0, step)).collect());
+    let Some(outcome) = world.stop_agent() else { return };
+    let told = |path: &str| {
+        let of_path = outcome.spans.iter().filter(move |span| span.path() == path);
+        of_path.map(|span| (span.kind, span.status())).collect::<Vec<_>>()
+    };
+    let alone = told("/alone");
+    assert_eq!(alone.len(), 2, "{:?}", outcome.counters);
+    assert!(alone.iter().all(|(_, status)| *status == "202"), "{alone:?}");
+    // Of the first it was told that it began; what became of it is not known.
+    assert!(told("/one").iter().all(|(_, status)| status.is_empty()), "{:?}", outcome.spans);
+    assert_eq!(told("/two"), []);
+}
+
+#[test]
+fn answers_to_requests_that_follow_one_another_unanswered_are_nobodys() {
+    let both = [head_of(1, "/one"), record_of(1, 5, b""), head_of(2, "/two"), record_of(2, 5, b"")];
+    answers_are_nobodys(&both.concat());
+}
+
+#[test]
+fn answers_to_requests_whose_records_are_mixed_are_nobodys() {
+    let both = [head_of(1, "/one"), head_of(2, "/two"), record_of(1, 5, b""), record_of(2, 5, b"")];
+    answers_are_nobodys(&both.concat());
 }
 
 #[test]

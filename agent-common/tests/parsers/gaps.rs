@@ -59,6 +59,49 @@ fn a_gap_inside_a_chunk_keeps_the_position() {
     assert!(!http1.pass_over(100));
 }
 
+/// A response in records, up to its first record of output: the head, and `len` bytes of it.
+fn at_output(len: u16) -> Http1 {
+    const HEAD: &[u8] = b"Status: 200\n\n";
+    let [hi, lo] = (HEAD.len() as u16 + len).to_be_bytes();
+    let mut http1 = Http1::new(HeadKind::Response);
+    let (_, event) = feed(&mut http1, &[&[1, 6, 0, 1, hi, lo, 0, 0], HEAD].concat());
+    assert_eq!(event, Event::HeadEnd);
+    assert_eq!(http1.begin_body(Body::Framed), Event::None);
+    http1
+}
+
+#[test]
+fn a_gap_inside_a_record_of_output_keeps_the_position() {
+    let mut http1 = at_output(100);
+    assert!(http1.pass_over(60) && http1.pass_over_body(39));
+    assert_eq!(http1.content(), 99);
+    let end = b"x\x01\x03\0\x01\0\x08\0\0........";
+    assert_eq!(feed(&mut http1, end), (end.len(), Event::MessageEnd));
+    assert_eq!(http1.content(), 100);
+}
+
+#[test]
+fn a_gap_past_a_record_or_in_anything_but_a_body_loses_the_position() {
+    for missing in [100, 101, 1 << 16, u32::MAX] {
+        let mut http1 = at_output(100);
+        assert!(!http1.pass_over_body(missing) && !http1.is_lost());
+        assert!(!http1.pass_over(missing) && http1.is_lost());
+    }
+    // In the head of a response, and in what it says of errors.
+    for bytes in [&b"\x01\x06\0\x01\0\x64\0\0Stat"[..], b"\x01\x07\0\x01\0\x64\0\0Warn"] {
+        let mut http1 = Http1::new(HeadKind::Response);
+        feed(&mut http1, bytes);
+        assert!(!http1.pass_over(1) && http1.is_lost());
+    }
+    // In the parameters of a request.
+    let mut http1 = Http1::new(HeadKind::Request);
+    feed(
+        &mut http1,
+        b"\x01\x01\0\x01\0\x08\0\0\0\x01\0\0\0\0\0\0\x01\x04\0\x01\0\x64\0\0\x0e\x03REQ",
+    );
+    assert!(!http1.pass_over(1) && http1.is_lost());
+}
+
 #[test]
 fn a_gap_in_a_body_that_lasts_until_close_is_counted() {
     let mut http1 = at_body("");

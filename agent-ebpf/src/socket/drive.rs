@@ -314,6 +314,10 @@ unsafe fn advance<S: Source, const REQUESTS: bool>(drive: &mut Drive) -> u32 {
                     drive.stop = 1;
                     return 1;
                 }
+                if ending::is_several_at_once(drive.connection, stream) {
+                    ending::give_up(drive);
+                    return 1;
+                }
                 if !stream.http1.is_announced() {
                     S::request_head(drive, stream, 2);
                 }

@@ -20,16 +20,31 @@ use crate::socket::drive::Drive;
 use crate::state::{self, count};
 use crate::task::work;
 
+/// Whether the response can be that to the request that was read last: in records if that was, and of the
+/// same number.
+#[inline(always)]
+fn answers(connection: &Connection, stream: &Stream) -> bool {
+    let asked = &connection.requests.http1;
+    stream.http1.is_fastcgi() == asked.is_fastcgi()
+        && stream.http1.request_id() == asked.request_id()
+}
+
+/// The response is none to what was asked: whose it is, and where it ends, is not known.
+#[inline(always)]
+fn lose_answer(drive: &mut Drive, stream: &mut Stream) {
+    stream.http1.lose();
+    lose::<false>(drive.connection, drive.now);
+    drive.stop = 1;
+}
+
 /// A response's head ended. Answers whether to go on.
 #[inline(always)]
 pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
     // SAFETY: live while the program runs.
     let connection = unsafe { &mut *drive.connection };
-    if stream.http1.is_fastcgi() != connection.requests.http1.is_fastcgi() {
+    if !answers(connection, stream) {
         // Found in the middle of something else.
-        stream.http1.lose();
-        lose::<false>(drive.connection, drive.now);
-        drive.stop = 1;
+        lose_answer(drive, stream);
         return false;
     }
     let status = stream.http1.status();
@@ -82,8 +97,12 @@ pub(crate) fn response_end(drive: &mut Drive, stream: &mut Stream) {
     let status = stream.http1.status();
     let content = stream.http1.content();
     // SAFETY: live while the program runs.
-    let asked = unsafe { &(*drive.connection).requests.http1 };
-    let is_fastcgi = stream.http1.is_fastcgi() && asked.is_fastcgi();
+    let answers = answers(unsafe { &*drive.connection }, stream);
+    if !answers && stream.http1.is_fastcgi() {
+        lose_answer(drive, stream);
+        return;
+    }
+    let is_fastcgi = stream.http1.is_fastcgi();
     stream.http1.next_message();
     if status < 200 {
         if is_fastcgi {
@@ -276,6 +295,24 @@ pub(crate) unsafe fn abandon(connection: *mut Connection, now: u64) {
         let (status, content) = if is_known { (status, content) } else { (0, 0) };
         end_all(connection, now, reason, status, content);
     }
+}
+
+/// Whether a request has come in records while another was in flight: they may be answered in any order,
+/// and at once.
+#[inline(always)]
+pub(crate) fn is_several_at_once(connection: *const Connection, stream: &Stream) -> bool {
+    // SAFETY: live while the program runs.
+    let (opened, answered) = unsafe { ((*connection).opened, (*connection).answered) };
+    stream.http1.is_fastcgi() && opened != answered
+}
+
+/// What is in flight is not known any more, and nothing of the connection will be.
+#[inline(always)]
+pub(crate) fn give_up(drive: &mut Drive) {
+    end_all(drive.connection, drive.now, EndReason::Lost, 0, 0);
+    // SAFETY: live while the program runs.
+    make_opaque(unsafe { &mut *drive.connection });
+    drive.stop = 1;
 }
 
 /// The position in one direction was lost. Where that is the responses', those in flight

@@ -1,9 +1,9 @@
 //! HTTP in the records of FastCGI, as web servers ask PHP-FPM for it ("FastCGI Specification",
 //! version 1, Open Market 1996), and what such a server answers (RFC 3875 §6).
 //!
-//! The protocol could carry several requests at once on a connection. No web server does so, and
-//! where one did, nothing would be made of it. Requests follow one another, as in HTTP/1.x, and the
-//! same machine tells where they end: a request's head goes up to the empty record that ends its
+//! The protocol can carry several requests at once on a connection. Few web servers do so, and nothing
+//! is made of it: [`Http1::request_id`] shows it. Else requests follow one another, as in HTTP/1.x, and
+//! the same machine tells where they end: a request's head goes up to the empty record that ends its
 //! parameters, a response's up to the empty line in what the application writes.
 
 use super::window::{read_word, zero_bytes};
@@ -32,8 +32,8 @@ const FIXED_CONTENT: u64 = 8;
 pub(super) const HEAD_OVER: u16 = 1;
 /// Likewise: the response has a `Location`.
 const LOCATION: u16 = 2;
-/// Likewise: the connection is kept behind the request.
-const KEPT: u16 = 4;
+/// Likewise: the connection is closed behind the request.
+const CLOSES: u16 = 4;
 /// One more byte of a name in the response's head: they are counted in the upper half.
 const ONE_OF_NAME: u16 = 1 << 8;
 
@@ -69,6 +69,7 @@ const LF_WORD: u64 = 0x0a0a_0a0a_0a0a_0a0a;
 
 /// Where in [`Http1::remaining`] things of the record at work are: the bytes left of its content, and
 /// behind that of its padding; its type; the request's id; whether it had no content.
+const LEN_MASK: u64 = 0xffff;
 const PADDING_AT: u32 = 16;
 const TYPE_AT: u32 = 24;
 const ID_AT: u32 = 32;
@@ -128,7 +129,27 @@ impl Http1 {
     /// that, and not only for the record that ends it.
     #[inline(always)]
     pub fn closes_behind(&self) -> bool {
-        self.is_fastcgi() && self.before_tail & KEPT == 0
+        self.is_fastcgi() && self.before_tail & CLOSES != 0
+    }
+
+    /// The number that the message's records bear, the same in a request and its response (§3.3), and
+    /// free again when that is over; 0 if none was read.
+    #[inline(always)]
+    pub fn request_id(&self) -> u16 {
+        if self.is_fastcgi() { (self.remaining >> ID_AT) as u16 } else { 0 }
+    }
+
+    /// As [`Http1::pass_over`], inside of a record; `false` where anything but a body may be among it.
+    #[inline(always)]
+    pub(super) fn pass_over_content(&mut self, missing: u64) -> bool {
+        let kind = (self.remaining >> TYPE_AT) as u8;
+        let is_body = self.before_tail & HEAD_OVER != 0 && (kind == STDIN || kind == STDOUT);
+        if !is_body || missing >= self.remaining & LEN_MASK {
+            return false;
+        }
+        self.remaining -= missing;
+        self.content += missing;
+        true
     }
 
     /// Whether a head in records is being read.
@@ -281,7 +302,7 @@ impl Http1 {
             if self.tail & !KEEP != RESPONDER {
                 return (taken, self.fail());
             }
-            self.before_tail |= if self.tail & KEEP != 0 { KEPT } else { 0 };
+            self.before_tail |= if self.tail & KEEP != 0 { 0 } else { CLOSES };
         }
         if (self.remaining >> PADDING_AT) as u8 != 0 {
             self.state = state::PADDING;

@@ -249,30 +249,31 @@ impl Http1 {
     /// position is still known: it is where they were all of a body.
     #[inline(always)]
     pub fn pass_over(&mut self, missing: u32) -> bool {
+        if matches!(self.state, state::UNTIL_CLOSE | state::OPAQUE) {
+            self.content += missing as u64;
+            return true;
+        }
+        let is_known = self.pass_over_body(missing);
+        if !is_known {
+            self.lose();
+        }
+        is_known
+    }
+
+    /// As [`Http1::pass_over`], but nothing is lost where the bytes are not all of a body.
+    #[inline(always)]
+    pub fn pass_over_body(&mut self, missing: u32) -> bool {
         let missing = missing as u64;
         match self.state {
-            state::UNTIL_CLOSE | state::OPAQUE => {
-                self.content += missing;
-                true
-            }
             // Strictly less: the end itself has to be seen, as an event.
             state::BODY | state::CHUNK_DATA if missing < self.remaining => {
                 self.remaining -= missing;
                 self.content += missing;
                 true
             }
-            _ => {
-                self.lose();
-                false
-            }
+            state::CONTENT => self.pass_over_content(missing),
+            _ => false,
         }
-    }
-
-    /// As [`Http1::pass_over`], but nothing is lost where the bytes are not all of a body.
-    #[inline(always)]
-    pub fn pass_over_body(&mut self, missing: u32) -> bool {
-        let in_body = matches!(self.state, state::BODY | state::CHUNK_DATA);
-        in_body && (missing as u64) < self.remaining && self.pass_over(missing)
     }
 
     #[inline(always)]
