@@ -195,13 +195,16 @@ pub fn identity(mut data: &[u8]) {
     assert_eq!(known, Identity::new(path, &comm, args, &ours), "another variable counted");
 }
 
-/// Files of `/proc`, as a process's `stat`, `syscall`, `cgroup`, `mountinfo` and `net/tcp`.
+/// Files of `/proc`, as a process's `stat`, `syscall`, `cgroup`, `mountinfo`, `maps` and `net/tcp`.
 pub fn proc_files(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = procfs::start_of(&text);
     let _ = descriptor(&text);
     for line in text.lines() {
         let _ = listening_port(line);
+        if let Some(mapped) = tls::mapped::Mapped::parse(line) {
+            check_mapped(&mapped);
+        }
     }
     let _ = container::is_cgroup_opaque(&text);
     for id in [container::from_cgroup(&text), container::from_mountinfo(&text)] {
@@ -211,6 +214,16 @@ pub fn proc_files(data: &[u8]) {
                 || id.len() > 33 && id.as_bytes()[32] == b'-'
         };
         assert!(id.is_none_or(is_id), "{id:?} is no id of a container");
+    }
+}
+
+/// What a process has mapped: any place of the file is outside of that, or at an address inside.
+fn check_mapped(mapped: &tls::mapped::Mapped<'_>) {
+    assert!(mapped.path.starts_with('/') && mapped.number.1 != 0);
+    let (start, end) = mapped.memory;
+    for place in [0, mapped.at, mapped.at.wrapping_add(1), end.wrapping_sub(1), u64::MAX] {
+        let address = mapped.address_of(place);
+        assert!(address.is_none_or(|address| (start..end).contains(&address)), "{place:#x}");
     }
 }
 
@@ -279,7 +292,10 @@ pub fn programs(data: &[u8]) {
         assert!(binary.birth.is_none_or(|place| place < len));
     }
     let _none_or_one = tls::hidden(&file);
-    let _none_or_one = python::inspect(&file);
+    if let Some(binary) = python::inspect(&file) {
+        // Three of queues; `copy_context`, what it calls, and four that make contexts.
+        assert!(binary.entries.len() + binary.returns.len() <= 3 + 2 + 4);
+    }
     let _none_or_one = node::inspect(&file);
     if let Some(binary) = tokio_tasks::inspect(&file) {
         assert!(binary.entries().count() <= 4096 + 3 * 64);
@@ -314,14 +330,43 @@ fn memory_file(data: &[u8]) -> Option<File> {
 
 #[cfg(test)]
 mod tests {
-    use super::TARGETS;
-    use std::path::Path;
+    use super::{TARGETS, golang, memory_file, node, python, tls, tokio_tasks};
+    use std::fs::File;
+    use std::path::{Path, PathBuf};
+
+    fn corpus(target: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(target)
+    }
+
+    /// The file of the corpus that a fuzzer begins with.
+    fn program(name: &str) -> File {
+        let path = corpus("programs").join(name);
+        let data = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        memory_file(&data).expect("a file in memory")
+    }
+
+    #[test]
+    fn a_fuzzer_of_programs_begins_with_one_of_each_kind() {
+        for name in ["go", "go-tls"] {
+            assert!(matches!(golang::inspect(&program(name)), Some(Ok(_))), "{name}");
+        }
+        for name in ["openssl", "gnutls"] {
+            assert!(matches!(tls::inspect(&program(name)), Some(Ok(_))), "{name}");
+        }
+        assert!(node::inspect(&program("node")).is_some());
+        let tasks = tokio_tasks::inspect(&program("tokio")).expect("tasks");
+        assert_eq!((tasks.runs.len(), tasks.wakes.len()), (1, 2), "{tasks:?}");
+        let interpreter = python::inspect(&program("python")).expect("an interpreter");
+        assert!(matches!(interpreter.interpreter, Some(Ok(_))), "{interpreter:?}");
+        assert_eq!((interpreter.entries.len(), interpreter.returns.len()), (1, 8));
+        let module = python::inspect(&program("gevent")).expect("a module");
+        assert!(module.switches_stacks && module.enters_contexts);
+    }
 
     #[test]
     fn the_corpora_of_the_fuzz_targets_pass() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus");
         for (target, body) in TARGETS {
-            let dir = root.join(target);
+            let dir = corpus(target);
             let entries =
                 std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
             let mut inputs = 0;

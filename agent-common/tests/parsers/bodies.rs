@@ -8,6 +8,7 @@ use tracewire_common::config::WINDOW;
 use tracewire_common::outcome::HeadKind;
 use tracewire_common::parse::traceparent::{HEADER_LEN, TraceparentValue, parse, write_header};
 use tracewire_common::records::{self, Record};
+use tracewire_common::tcp_option::{self, LENGTH};
 
 /// A target: its name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -22,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     ("http2_split", http2_split),
     ("traceparent", traceparent),
     ("records_decode", records_decode),
+    ("tcp_option", tcp_option),
 ];
 
 /// A stream of requests, against the reference.
@@ -120,6 +122,20 @@ pub fn traceparent(data: &[u8]) {
         write_header(&mut line, &context);
         assert_eq!(parse(&line[12..HEADER_LEN - 2]), Some(context));
     }
+}
+
+/// The bytes of a TCP option, as many as there are at most: no context, or one that is written as it came.
+pub fn tcp_option(data: &[u8]) {
+    let mut room = [0; 4 + LENGTH];
+    let len = data.len().min(LENGTH);
+    room[4..4 + len].copy_from_slice(&data[..len]);
+    let (words, _) = room.as_chunks::<8>();
+    let words: [u64; 4] = std::array::from_fn(|at| u64::from_ne_bytes(words[at]));
+    let Some(context) = tcp_option::decode(&words) else { return };
+    assert!(context.is_valid());
+    assert_eq!(tcp_option::encode(&context), words);
+    let tag = tcp_option::tag_of(context.span_id);
+    assert_eq!(tcp_option::tagged(context.span_id, tag) & 0xff_ffff, u64::from(tag));
 }
 
 /// A record: what is decoded lies inside the bytes and decodes the same again.

@@ -2,6 +2,7 @@
 
 use crate::bodies;
 use proptest::prelude::*;
+use std::path::Path;
 use tracewire_common::records::{
     ConnectionEvent, DecodeError, ExchangeCandidates, ExchangeClosed, ExchangeOpened, HeadFragment,
     HeaderBlock, KIND_CONNECTION_OPAQUE, KIND_EXCHANGE_CANDIDATES, KIND_EXCHANGE_CLOSED,
@@ -111,6 +112,17 @@ fn every_kind_is_refused_when_it_is_cut_anywhere() {
             let wanted = if len < fixed { DecodeError::Truncated } else { DecodeError::Length };
             assert_eq!(decode(&bytes[..len]), Err(wanted), "kind {kind} cut to {len}");
         }
+    }
+}
+
+#[test]
+fn a_fuzzer_begins_with_a_record_of_each_kind() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus/records_decode");
+    for (kind, ..) in KINDS {
+        let path = corpus.join(format!("kind-{kind}"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!(bytes[..2], kind.to_ne_bytes(), "{}", path.display());
+        assert!(decode(&bytes).is_ok(), "{}: {:?}", path.display(), decode(&bytes));
     }
 }
 

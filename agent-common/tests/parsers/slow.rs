@@ -71,11 +71,40 @@ pub fn messages(len: usize) -> Vec<Slow> {
     ];
     let slow =
         |kind| move |(name, text): (&'static str, String)| Slow { name, kind, bytes: text.into() };
+    let in_records = |(name, bytes)| Slow { name, kind: HeadKind::Request, bytes };
     requests
         .into_iter()
         .map(slow(HeadKind::Request))
         .chain(responses.into_iter().map(slow(HeadKind::Response)))
+        .chain(requests_in_records(len).map(in_records))
         .collect()
+}
+
+/// Likewise, of requests in records of FastCGI.
+fn requests_in_records(len: usize) -> [(&'static str, Vec<u8>); 5] {
+    const BEGIN: [u8; 16] = [1, 1, 0, 1, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    const PARAMS: u8 = 4;
+    const STDIN: u8 = 5;
+    let record = |kind, content: &[u8]| {
+        let [high, low] = (content.len() as u16).to_be_bytes();
+        [&[1, kind, 0, 1, high, low, 0, 0], content].concat()
+    };
+    let request = |parameters: Vec<u8>, body: Vec<u8>| {
+        [&BEGIN[..], &parameters, &record(PARAMS, b""), &body, &record(STDIN, b"")].concat()
+    };
+    let pairs = |pair: &[u8]| {
+        let together = pair.repeat(len / pair.len());
+        together.chunks(60 * pair.len()).flat_map(|some| record(PARAMS, some)).collect::<Vec<u8>>()
+    };
+    let almost = b"\x80\0\0\x10\x80\0\0\x01HTTP_TRACEPARENx0";
+    let smallest = request(Vec::new(), Vec::new());
+    [
+        ("parameters of nothing", request(pairs(&[0, 0]), Vec::new())),
+        ("long lengths of nothing", request(pairs(b"\x80\0\0\0\x80\0\0\0"), Vec::new())),
+        ("a parameter that is almost it", request(pairs(almost), Vec::new())),
+        ("records of one byte", request(Vec::new(), record(STDIN, b"x").repeat(len / 9))),
+        ("small requests in records", smallest.repeat(len / smallest.len())),
+    ]
 }
 
 /// How many steps the machine takes for the bytes, or up to where it gives up, and how many
