@@ -21,6 +21,7 @@ use asking::Clients;
 use backend::Backend;
 use load::{Load, PATTERNS, Pattern};
 use tracewire_tests::golang;
+use tracewire_tests::needs::probes;
 use tracewire_tests::probes::{await_bytes_changed, bytes_changed};
 use tracewire_tests::services::{Service, free_port, start};
 use tracewire_tests::world::{World, is_control};
@@ -82,6 +83,9 @@ fn are_right(verdicts: &[(&str, Verdict)]) {
 
 #[test]
 fn calls_of_a_program_without_symbols_have_their_parents() {
+    if !probes() {
+        return;
+    }
     let mut world = World::traced();
     let Some(program) = built(&world, &["-ldflags=-s -w"]) else { return };
     let backend = Backend::start();
@@ -91,6 +95,9 @@ fn calls_of_a_program_without_symbols_have_their_parents() {
 
 #[test]
 fn calls_on_connections_older_than_the_agent_have_their_parents() {
+    if !probes() {
+        return;
+    }
     let mut world = World::new();
     let Some(program) = built(&world, &[]) else { return };
     let backend = Backend::start();
@@ -105,6 +112,9 @@ fn calls_on_connections_older_than_the_agent_have_their_parents() {
 
 #[test]
 fn a_program_that_can_be_moved_has_its_parents() {
+    if !probes() {
+        return;
+    }
     let mut world = World::traced();
     let Some(program) = built(&world, &["-buildmode=pie", "-ldflags=-s -w"]) else { return };
     let backend = Backend::start();
@@ -114,6 +124,9 @@ fn a_program_that_can_be_moved_has_its_parents() {
 
 #[test]
 fn a_goroutine_of_a_pool_gives_no_call_the_parent_for_which_it_was_made() {
+    if !probes() {
+        return;
+    }
     for name in ["sequence", "parallel"] {
         let mut world = World::traced();
         let Some(program) = golang::built(&world, "pooled.go", &[]) else { return };
@@ -153,6 +166,9 @@ fn process(world: &World) -> u32 {
 
 #[test]
 fn a_process_has_no_probe_left_when_the_agent_stops_or_dies() {
+    if !probes() {
+        return;
+    }
     if is_control() {
         return;
     }
@@ -188,6 +204,9 @@ fn a_process_has_no_probe_left_when_the_agent_stops_or_dies() {
 
 #[test]
 fn other_processes_of_the_same_program_are_not_probed() {
+    if !probes() {
+        return;
+    }
     if is_control() {
         return;
     }

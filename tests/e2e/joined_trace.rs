@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tracewire_tests::agent::Counters;
+use tracewire_tests::needs::probes;
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::script::{Load, LoadReport};
 use tracewire_tests::services::{PROXY, Service, Wire, curl, nginx, node, python};
@@ -152,6 +153,9 @@ fn without_a_byte_written_five_thousand_requests_are_five_thousand_traces_on_one
 
 #[test]
 fn over_tls_five_thousand_requests_are_five_thousand_traces_on_one_host() {
+    if !probes() {
+        return;
+    }
     // What nginx received goes on to the next; that is as old as nginx's own server span.
     let case = Case { headers: [1, 0], is_tls: true, is_agent_late: true, ..Case::default() };
     let counters = are_whole(&case);
@@ -161,6 +165,9 @@ fn over_tls_five_thousand_requests_are_five_thousand_traces_on_one_host() {
 
 #[test]
 fn services_that_start_after_the_agent_are_joined_over_tls() {
+    if !probes() {
+        return;
+    }
     let flags = &["--propagate", "off", "--log-level", "debug"];
     are_whole(&Case { flags, is_tls: true, requests: 2000, ..Case::default() });
 }

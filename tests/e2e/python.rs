@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tracewire_tests::agent::command;
-use tracewire_tests::needs::{Package, lacks};
+use tracewire_tests::needs::{Package, lacks, probes};
 use tracewire_tests::parents::parents;
 use tracewire_tests::probes::bytes_changed;
 use tracewire_tests::process::{Process, patient};
@@ -28,6 +28,9 @@ fn ask(world: &World, service: &Service, kind: &str) {
 
 #[test]
 fn a_greenlet_works_on_nothing_of_one_that_ended_before_its_answer_had_left() {
+    if !probes() {
+        return;
+    }
     const CALLS: usize = 20;
     if lacks(&[Package::Gevent]) {
         return;
@@ -95,21 +98,33 @@ fn nearly_all_are_right(mut world: World, is_loop: bool, kind: &str, calls: usiz
 
 #[test]
 fn a_resource_that_is_kept_in_a_queue_is_no_job() {
+    if !probes() {
+        return;
+    }
     nearly_all_are_right(World::traced(), false, "resource", 1);
 }
 
 #[test]
 fn a_thread_that_waits_for_a_job_in_vain_works_on_none() {
+    if !probes() {
+        return;
+    }
     nearly_all_are_right(World::traced(), false, "poll", 1);
 }
 
 #[test]
 fn the_task_of_a_connection_works_on_what_a_callback_receives_for_it() {
+    if !probes() {
+        return;
+    }
     nearly_all_are_right(World::traced(), true, "task", 2);
 }
 
 #[test]
 fn tasks_that_are_older_than_the_agent_are_known_by_their_answers() {
+    if !probes() {
+        return;
+    }
     let mut world = World::new();
     let service = handing(&world, true);
     world.start_agent(&[]);
@@ -124,6 +139,9 @@ fn tasks_that_are_older_than_the_agent_are_known_by_their_answers() {
 
 #[test]
 fn a_task_that_is_older_than_the_agent_does_not_work_on_what_others_receive() {
+    if !probes() {
+        return;
+    }
     let mut world = World::new();
     let service = handing(&world, true);
     let ask = |world: &World, number: u32| {

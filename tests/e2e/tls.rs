@@ -99,6 +99,9 @@ fn one_request_over_tls_is_one_trace() {
 
 #[test]
 fn threads_that_call_the_library_at_once_get_what_they_ask_for_and_each_request_two_spans() {
+    if !probes() {
+        return;
+    }
     const THREADS: usize = 8;
     const REQUESTS: usize = 250;
     let mut world = World::traced_with(&TALKATIVE);
@@ -129,6 +132,9 @@ fn threads_that_call_the_library_at_once_get_what_they_ask_for_and_each_request_
 
 #[test]
 fn sixteen_clients_with_gnutls_are_joined_with_their_server() {
+    if !probes() {
+        return;
+    }
     const CLIENTS: usize = 16;
     const REQUESTS: usize = 125;
     if lacks(&[Package::Wget]) {
@@ -174,6 +180,9 @@ fn sixteen_clients_with_gnutls_are_joined_with_their_server() {
 
 #[test]
 fn sessions_older_than_the_agent_are_read_and_not_joined() {
+    if !probes() {
+        return;
+    }
     const BEFORE: usize = 5;
     const AFTER: usize = 20;
     let mut world = World::new();
@@ -201,6 +210,9 @@ fn sessions_older_than_the_agent_are_read_and_not_joined() {
 
 #[test]
 fn what_goes_through_memory_is_read_whole() {
+    if !probes() {
+        return;
+    }
     const CONNECTIONS: usize = 3;
     const SIZES: [u64; 8] = [0, 1, 5, 16_383, 16_384, 16_385, 100_000, 3_000_000];
     let mut world = World::traced_with(&TALKATIVE);
@@ -262,6 +274,9 @@ fn calls_in_the_library_survive_agents_that_stop_or_are_killed() {
 
 #[test]
 fn processes_are_probed_in_scope_only_and_only_while_the_agent_runs() {
+    if !probes() {
+        return;
+    }
     if is_control() {
         return;
     }
@@ -305,6 +320,9 @@ fn without_tls_to_be_read_there_are_no_spans_of_it() {
 
 #[test]
 fn what_was_encrypted_is_in_no_span_and_no_log() {
+    if !probes() {
+        return;
+    }
     const SECRET: &str = "Bearer-hunter2-encrypted";
     let mut world = World::traced_with(&["--log-level", "trace"]);
     let wire = Wire::tls();
@@ -322,6 +340,9 @@ fn what_was_encrypted_is_in_no_span_and_no_log() {
 
 #[test]
 fn a_process_that_calls_its_library_very_often_is_left_alone() {
+    if !probes() {
+        return;
+    }
     let mut world = World::traced();
     let mut busy = world.start(interpreter("tls/busy.py"));
     busy.wait_line_for("busy", LIMIT);
@@ -341,6 +362,9 @@ fn checked(pid: u32) -> String {
 
 #[test]
 fn what_is_read_of_a_process_can_be_asked() {
+    if !probes() {
+        return;
+    }
     if is_control() {
         return;
     }

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tracewire_tests::golang::built;
+use tracewire_tests::needs::probes;
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::probes::await_bytes_changed;
 use tracewire_tests::process::Process;
@@ -51,6 +52,9 @@ fn ask_when_probed(world: &mut World, client: &mut Process, processes: usize) {
 
 #[test]
 fn two_thousand_requests_through_go_python_and_node_are_two_thousand_traces() {
+    if !probes() {
+        return;
+    }
     const REQUESTS: usize = 2000;
     let mut world = World::traced_with(&["--log-level", "debug"]);
     let Some(program) = built(&world, "tls/service.go", &STRIPPED) else { return };
@@ -95,6 +99,9 @@ fn two_thousand_requests_through_go_python_and_node_are_two_thousand_traces() {
 
 #[test]
 fn what_is_written_where_the_stack_has_to_grow_is_counted_once() {
+    if !probes() {
+        return;
+    }
     const REQUESTS: usize = 400;
     let mut world = World::traced_with(&["--log-level", "debug"]);
     let Some(program) = built(&world, "tls/service.go", &STRIPPED) else { return };
@@ -123,6 +130,9 @@ fn are_joined(spans: &[Span], requests: usize) {
 
 #[test]
 fn streams_of_go_over_tls_are_joined_at_each_hop() {
+    if !probes() {
+        return;
+    }
     const REQUESTS: usize = 300;
     let mut world = World::traced_with(&["--log-level", "debug"]);
     let Some(program) = built(&world, "tls/service.go", &STRIPPED) else { return };

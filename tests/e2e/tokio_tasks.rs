@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use backend::Backend;
-use tracewire_tests::needs::{Package, lacks};
+use tracewire_tests::needs::{Package, lacks, probes};
 use tracewire_tests::parents::parents;
 use tracewire_tests::peer;
 use tracewire_tests::probes::await_probed;
@@ -28,6 +28,9 @@ fn served(world: &World, program: Option<&Path>, name: &str) -> Service {
 
 #[test]
 fn what_a_runtime_does_between_its_tasks_is_for_none_of_their_requests() {
+    if !probes() {
+        return;
+    }
     let mut world = World::traced();
     let service = served(&world, None, "own");
     service.ask(&world, "calls", 8, 2000);
@@ -42,6 +45,9 @@ fn what_a_runtime_does_between_its_tasks_is_for_none_of_their_requests() {
 
 #[test]
 fn a_task_that_was_made_for_one_request_and_works_for_others_gives_these_no_parent() {
+    if !probes() {
+        return;
+    }
     let mut world = World::traced();
     let service = served(&world, None, "worker");
     std::thread::scope(|scope| {
@@ -57,6 +63,9 @@ fn a_task_that_was_made_for_one_request_and_works_for_others_gives_these_no_pare
 
 #[test]
 fn a_task_that_serves_several_connections_gives_no_call_the_parent_that_it_received_last() {
+    if !probes() {
+        return;
+    }
     let mut world = World::traced();
     let service = served(&world, None, "together");
     service.ask(&world, "calls", 2, 500);
@@ -68,6 +77,9 @@ fn a_task_that_serves_several_connections_gives_no_call_the_parent_that_it_recei
 
 #[test]
 fn a_thread_that_waits_for_what_the_runtime_does_has_it_done_for_its_request() {
+    if !probes() {
+        return;
+    }
     let mut world = World::traced();
     let service = served(&world, None, "threads");
     service.ask(&world, "calls", 8, 1000);
@@ -80,6 +92,9 @@ fn a_thread_that_waits_for_what_the_runtime_does_has_it_done_for_its_request() {
 
 #[test]
 fn calls_of_a_program_without_symbols_have_their_parents() {
+    if !probes() {
+        return;
+    }
     if lacks(&[Package::Binutils]) {
         return;
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tracewire_tests::grpc::{
     Go, Next, call, go_program, node_server, python_calls, python_front, python_server, rust_server,
 };
+use tracewire_tests::needs::probes;
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::probes::await_probed;
 use tracewire_tests::script::Load;
@@ -161,6 +162,9 @@ fn of_sixteen_clients_calls_at_most_one_in_a_thousand_has_a_wrong_parent() {
 
 #[test]
 fn of_sixteen_clients_calls_by_grpc_go_at_most_one_in_a_thousand_has_a_wrong_parent() {
+    if !probes() {
+        return;
+    }
     let mut world = World::alone();
     world.start_agent(&[]);
     let Some(chain) = Chain::with_go(&world) else { return };
@@ -169,6 +173,9 @@ fn of_sixteen_clients_calls_by_grpc_go_at_most_one_in_a_thousand_has_a_wrong_par
 
 #[test]
 fn calls_that_grpc_go_makes_at_once_are_below_their_requests() {
+    if !probes() {
+        return;
+    }
     const CALLS: usize = 800;
     let mut world = World::traced();
     let Some(program) = go_program(&world) else { return };
