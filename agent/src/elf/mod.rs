@@ -6,7 +6,10 @@ mod window;
 use std::collections::BTreeSet;
 
 use object::LittleEndian as Le;
-use object::elf::{self, EM_X86_64, FileHeader64, ProgramHeader64, SectionHeader64, Sym64};
+use object::elf::{
+    self, EM_X86_64, FileHeader64, ProgramHeader64, R_X86_64_RELATIVE, Rela64, SectionHeader64,
+    Sym64,
+};
 use object::pod::{self, Pod};
 
 pub(crate) use window::Window;
@@ -133,6 +136,22 @@ impl<'a> Elf<'a> {
     pub(crate) fn word(&mut self, address: u64) -> Option<u64> {
         let at = self.offset_of(address)?;
         self.window.u64(at)
+    }
+
+    /// Tells of each relocation by which an address of the file itself comes to where it is kept: the place, and
+    /// the address, before the file is moved. Of none if the table is longer than `longest` bytes.
+    pub(crate) fn for_each_relative(&mut self, longest: u64, mut tell: impl FnMut(u64, u64)) {
+        let Some(table) = self.section(b".rela.dyn").filter(|table| table.len <= longest) else {
+            return;
+        };
+        let size = size_of::<Rela64<Le>>() as u64;
+        for index in 0..table.len / size {
+            let at = table.at.checked_add(index * size);
+            let Some(one) = at.and_then(|at| self.read::<Rela64<Le>>(at)) else { return };
+            if one.r_type(Le, false) == R_X86_64_RELATIVE {
+                tell(one.r_offset.get(Le), one.r_addend.get(Le) as u64);
+            }
+        }
     }
 
     /// The thread-local block of the executable: its address, its length and its alignment.

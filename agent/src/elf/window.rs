@@ -7,11 +7,17 @@ use std::os::unix::fs::FileExt;
 /// The longest piece, in bytes.
 const PIECE: usize = 64 << 10;
 
+/// Pieces of a file that are read at most: together 1 GiB. What is looked for in an ordinary file, a large
+/// one too, is found in a tenth of that; a file made for it could have the same looked through for hours.
+const MOST_PIECES: u32 = 1 << 14;
+
 /// A piece of a file, which moves over it.
 pub(crate) struct Window<'a> {
     file: &'a File,
     start: u64,
     piece: Vec<u8>,
+    /// Pieces that may still be read.
+    left: u32,
 }
 
 impl<'a> Window<'a> {
@@ -20,11 +26,11 @@ impl<'a> Window<'a> {
 
     /// A window over a file, which may grow or shrink meanwhile.
     pub(crate) fn new(file: &'a File) -> Self {
-        Self { file, start: 0, piece: Vec::new() }
+        Self { file, start: 0, piece: Vec::new(), left: MOST_PIECES }
     }
 
-    /// So many bytes from there on; `None` if the file has them not, cannot be read, or if these
-    /// are more than a piece.
+    /// So many bytes from there on; `None` if the file has them not, cannot be read, if these are more
+    /// than a piece, or if too much was read already.
     pub(crate) fn bytes(&mut self, at: u64, len: usize) -> Option<&[u8]> {
         let upto = self.upto(at, len)?;
         (upto.len() == len).then_some(upto)
@@ -48,6 +54,7 @@ impl<'a> Window<'a> {
     }
 
     fn read(&mut self, at: u64) -> Option<()> {
+        self.left = self.left.checked_sub(1)?;
         self.piece.resize(PIECE, 0);
         self.start = at;
         let mut read = 0;
@@ -92,5 +99,22 @@ impl<'a> Window<'a> {
             from += (piece.len() - wanted.len() + 1) as u64;
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_of_a_file_than_is_ever_needed() {
+        let file = File::open("/dev/zero").expect("every Linux has it");
+        let mut window = Window::new(&file);
+        for piece in 0..u64::from(MOST_PIECES) {
+            assert!(window.u64(piece * PIECE as u64).is_some(), "piece {piece}");
+        }
+        assert_eq!(window.u64(0), None);
+        // What is held is still there.
+        assert_eq!(window.u64(u64::from(MOST_PIECES - 1) * PIECE as u64), Some(0));
     }
 }

@@ -1,11 +1,9 @@
 //! Functions that an extension of CPython offers as methods: by the table of them (`PyMethodDef`),
 //! which is there without symbols too.
 
-use object::LittleEndian as Le;
-use object::elf::{R_X86_64_RELATIVE, Rela64};
-use object::pod;
+use std::collections::BTreeMap;
 
-use crate::elf::{Elf, Section};
+use crate::elf::Elf;
 
 /// `struct PyMethodDef`: name, function, flags, documentation.
 const ENTRY: u64 = 32;
@@ -13,11 +11,35 @@ const ENTRY: u64 = 32;
 const MOST: u64 = 16;
 /// Tables that are looked at for one with all names.
 const MOST_TABLES: usize = 64;
+/// Tables of relocations longer than this are not looked at, in bytes. Those of CPython have some hundred KiB,
+/// with all its modules in one file.
+const LONGEST: u64 = 8 << 20;
+
+/// Where the loader writes addresses of the file itself, and which.
+pub(super) struct Relocations(BTreeMap<u64, u64>);
+
+impl Relocations {
+    pub(super) fn of(elf: &mut Elf<'_>) -> Self {
+        let mut known = BTreeMap::new();
+        elf.for_each_relative(LONGEST, |place, address| {
+            known.entry(place).or_insert(address);
+        });
+        Self(known)
+    }
+
+    fn places_of(&self, address: u64) -> impl Iterator<Item = u64> {
+        let places = self.0.iter().filter(move |(_, value)| **value == address);
+        places.map(|(place, _)| *place)
+    }
+}
 
 /// Finds the functions of these names in the one table that has all of them. It is found by the first.
-pub(super) fn find<const N: usize>(elf: &mut Elf<'_>, names: [&[u8]; N]) -> Option<[u64; N]> {
+pub(super) fn find<const N: usize>(
+    elf: &mut Elf<'_>,
+    relocations: &Relocations,
+    names: [&[u8]; N],
+) -> Option<[u64; N]> {
     let at = string(elf, names.first()?)?;
-    let relocations = elf.section(b".rela.dyn");
     let tables = places_of_pointer(elf, relocations, at);
     tables.into_iter().find_map(|table| functions(elf, relocations, table, names))
 }
@@ -26,7 +48,7 @@ pub(super) fn find<const N: usize>(elf: &mut Elf<'_>, names: [&[u8]; N]) -> Opti
 /// has no name or no function.
 fn functions<const N: usize>(
     elf: &mut Elf<'_>,
-    relocations: Option<Section>,
+    relocations: &Relocations,
     table: u64,
     names: [&[u8]; N],
 ) -> Option<[u64; N]> {
@@ -57,8 +79,7 @@ fn functions<const N: usize>(
 }
 
 /// The address that the file has at a place of a structure.
-pub(super) fn slot(elf: &mut Elf<'_>, place: u64) -> Option<u64> {
-    let relocations = elf.section(b".rela.dyn");
+pub(super) fn slot(elf: &mut Elf<'_>, relocations: &Relocations, place: u64) -> Option<u64> {
     pointer(elf, relocations, place)
 }
 
@@ -66,7 +87,8 @@ pub(super) fn slot(elf: &mut Elf<'_>, place: u64) -> Option<u64> {
 fn string(elf: &mut Elf<'_>, text: &[u8]) -> Option<u64> {
     let section = elf.section(b".rodata")?;
     let wanted = [&[0], text, &[0]].concat();
-    Some(section.address + elf.window.find(section.at, section.len, &wanted)? + 1)
+    let found = elf.window.find(section.at, section.len, &wanted)?;
+    section.address.checked_add(found + 1)
 }
 
 fn is_string(elf: &mut Elf<'_>, address: u64, text: &[u8]) -> bool {
@@ -75,47 +97,20 @@ fn is_string(elf: &mut Elf<'_>, address: u64, text: &[u8]) -> bool {
     at.is_some_and(|at| elf.window.bytes(at, wanted.len()) == Some(&wanted))
 }
 
-fn relocation(elf: &mut Elf<'_>, section: Section, index: u64) -> Option<Rela64<Le>> {
-    let size = size_of::<Rela64<Le>>() as u64;
-    let bytes = elf.window.bytes(section.at.checked_add(index * size)?, size as usize)?;
-    let (one, _) = pod::from_bytes::<Rela64<Le>>(bytes).ok()?;
-    (one.r_info.get(Le) as u32 == R_X86_64_RELATIVE).then_some(*one)
-}
-
-/// The relocations by which addresses of the file itself come to where they are kept.
-fn relocations_of<T>(
-    elf: &mut Elf<'_>,
-    section: Section,
-    mut wanted: impl FnMut(u64, u64) -> Option<T>,
-) -> Option<T> {
-    let count = section.len / size_of::<Rela64<Le>>() as u64;
-    (0..count).find_map(|index| {
-        let one = relocation(elf, section, index)?;
-        wanted(one.r_offset.get(Le), one.r_addend.get(Le) as u64)
-    })
-}
-
 /// Where that address is kept in the file's data, as far as is looked.
-fn places_of_pointer(elf: &mut Elf<'_>, relocations: Option<Section>, to: u64) -> Vec<u64> {
-    let mut places = Vec::new();
-    if let Some(section) = relocations {
-        relocations_of(elf, section, |place, value| {
-            if value == to {
-                places.push(place);
-            }
-            (places.len() >= MOST_TABLES).then_some(())
-        });
-    }
+fn places_of_pointer(elf: &mut Elf<'_>, relocations: &Relocations, to: u64) -> Vec<u64> {
+    let mut places: Vec<u64> = relocations.places_of(to).take(MOST_TABLES).collect();
     // A program that is not moved has it where it is.
     for name in [&b".data"[..], b".data.rel.ro"] {
         let Some(section) = elf.section(name) else { continue };
         let mut from = 0;
         while places.len() < MOST_TABLES && from < section.len {
             let rest = section.len - from;
-            let Some(found) = elf.window.find(section.at + from, rest, &to.to_le_bytes()) else {
+            let at = section.at.saturating_add(from);
+            let Some(found) = elf.window.find(at, rest, &to.to_le_bytes()) else {
                 break;
             };
-            places.push(section.address + from + found);
+            places.push(section.address.saturating_add(from + found));
             from += found + 8;
         }
     }
@@ -123,9 +118,7 @@ fn places_of_pointer(elf: &mut Elf<'_>, relocations: Option<Section>, to: u64) -
 }
 
 /// The address that is kept there.
-fn pointer(elf: &mut Elf<'_>, relocations: Option<Section>, place: u64) -> Option<u64> {
-    let moved = relocations.and_then(|section| {
-        relocations_of(elf, section, |at, value| (at == place).then_some(value))
-    });
+fn pointer(elf: &mut Elf<'_>, relocations: &Relocations, place: u64) -> Option<u64> {
+    let moved = relocations.0.get(&place).copied();
     moved.or_else(|| elf.word(place)).filter(|address| *address != 0)
 }

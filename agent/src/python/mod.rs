@@ -11,6 +11,7 @@ use iced_x86::{Decoder, DecoderOptions};
 use tracewire_common::python::PyPlace;
 
 use crate::elf::{Elf, Window};
+use methods::Relocations;
 
 /// Where fields of `PyThreadState` are, in bytes (Include/cpython/pystate.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,31 +119,35 @@ impl fmt::Display for Unknown {
 pub(crate) fn inspect(file: &File) -> Option<PyBinary> {
     let mut elf = Elf::open(Window::new(file))?;
     let mut binary = PyBinary::default();
-    if let Some(copy) = code(&mut elf, COPY) {
-        interpreter(&mut elf, copy, &mut binary);
+    let copy = code(&mut elf, COPY);
+    let has_queue = elf.exported(QUEUE).is_some();
+    let tables = (copy.is_some() || has_queue).then(|| Relocations::of(&mut elf));
+    if let (Some(copy), Some(tables)) = (copy, &tables) {
+        interpreter(&mut elf, copy, tables, &mut binary);
     } else {
         // That of the standard library receives in the context for which it does.
         binary.enters_contexts = elf.imports(ENTER) && elf.exported(ASYNCIO).is_none();
         binary.switches_stacks = elf.exported(GEVENT).is_some();
     }
-    if elf.exported(QUEUE).is_some() {
-        queue(&mut elf, &mut binary);
+    if let (true, Some(tables)) = (has_queue, &tables) {
+        queue(&mut elf, tables, &mut binary);
     }
     (binary != PyBinary::default()).then_some(binary)
 }
 
-fn interpreter(elf: &mut Elf<'_>, copy: u64, binary: &mut PyBinary) {
+fn interpreter(elf: &mut Elf<'_>, copy: u64, tables: &Relocations, binary: &mut PyBinary) {
     let interpreter = layout(elf).and_then(|(minor, layout)| {
         // In one file the compiler may have put what copies contexts into what makes tasks.
         if elf.exported(ASYNCIO).is_some() {
             return Err(Unknown::Functions);
         }
-        let methods = Methods::find(elf).ok_or(Unknown::Functions)?;
+        let methods = Methods::find(elf, tables).ok_or(Unknown::Functions)?;
         let context_type = elf.exported_object(TYPE).ok_or(Unknown::Functions)?;
-        let makers = makers(elf, context_type, &methods).ok_or(Unknown::Functions)?;
+        let makers = makers(elf, tables, context_type, &methods).ok_or(Unknown::Functions)?;
         let copy_address = elf.exported(COPY).ok_or(Unknown::Functions)?;
         binary.returns.push((copy, PyPlace::Copied));
-        binary.returns.extend(inlined_copy(elf, copy).map(|copy| (copy, PyPlace::Copied)));
+        let inlined = inlined_copy(elf, tables, copy);
+        binary.returns.extend(inlined.map(|copy| (copy, PyPlace::Copied)));
         binary.returns.extend(makers.into_iter().map(|maker| (maker, PyPlace::Made)));
         binary.enters = code(elf, ENTER).map(|enter| vec![enter, methods.run]).unwrap_or_default();
         Ok(Interpreter {
@@ -164,8 +169,9 @@ struct Methods {
 }
 
 impl Methods {
-    fn find(elf: &mut Elf<'_>) -> Option<Self> {
-        let [run, copy, ..] = methods::find(elf, [&b"run"[..], b"copy", b"items", b"keys"])?;
+    fn find(elf: &mut Elf<'_>, tables: &Relocations) -> Option<Self> {
+        let names = [&b"run"[..], b"copy", b"items", b"keys"];
+        let [run, copy, ..] = methods::find(elf, tables, names)?;
         Some(Self { run: elf.offset_of_code(run)?, copy: elf.offset_of_code(copy)? })
     }
 }
@@ -176,8 +182,13 @@ fn code(elf: &mut Elf<'_>, name: &[u8]) -> Option<u64> {
 }
 
 /// Where contexts are made that are no copies of the one at work; `None` if not all of that is found.
-fn makers(elf: &mut Elf<'_>, context_type: u64, methods: &Methods) -> Option<BTreeSet<u64>> {
-    let new = methods::slot(elf, context_type.checked_add(TYPE_NEW)?)?;
+fn makers(
+    elf: &mut Elf<'_>,
+    tables: &Relocations,
+    context_type: u64,
+    methods: &Methods,
+) -> Option<BTreeSet<u64>> {
+    let new = methods::slot(elf, tables, context_type.checked_add(TYPE_NEW)?)?;
     let mut makers: BTreeSet<u64> = NEW.iter().filter_map(|name| code(elf, name)).collect();
     makers.extend([elf.offset_of_code(new)?, methods.copy]);
     Some(makers)
@@ -185,10 +196,10 @@ fn makers(elf: &mut Elf<'_>, context_type: u64, methods: &Methods) -> Option<BTr
 
 /// `contextvars.copy_context`, if it is in the interpreter's own file and does not call what it is
 /// for there: the compiler may have put that into it.
-fn inlined_copy(elf: &mut Elf<'_>, copy: u64) -> Option<u64> {
+fn inlined_copy(elf: &mut Elf<'_>, tables: &Relocations, copy: u64) -> Option<u64> {
     const INSTRUCTIONS: usize = 8;
     const LONGEST: usize = INSTRUCTIONS * 15;
-    let [function] = methods::find(elf, [&b"copy_context"[..]])?;
+    let [function] = methods::find(elf, tables, [&b"copy_context"[..]])?;
     let function = elf.offset_of_code(function)?;
     let bytes = elf.window.upto(function, LONGEST)?;
     let calls = Decoder::with_ip(64, bytes, function, DecoderOptions::NONE)
@@ -215,8 +226,9 @@ fn layout(elf: &mut Elf<'_>) -> Result<(u32, Layout), Unknown> {
 }
 
 /// `queue.SimpleQueue`, by the table of its methods: the functions have no names in the file.
-fn queue(elf: &mut Elf<'_>, binary: &mut PyBinary) {
-    let Some([get_nowait, get, put]) = methods::find(elf, [b"get_nowait", b"get", b"put"]) else {
+fn queue(elf: &mut Elf<'_>, tables: &Relocations, binary: &mut PyBinary) {
+    let names = [&b"get_nowait"[..], b"get", b"put"];
+    let Some([get_nowait, get, put]) = methods::find(elf, tables, names) else {
         return;
     };
     let place = |elf: &Elf<'_>, address| elf.offset_of_code(address);

@@ -10,8 +10,6 @@ mod waker;
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use object::LittleEndian as Le;
-use object::elf::{R_X86_64_RELATIVE, Rela64};
 use tracewire_common::tokio::TokioPlace;
 
 use crate::elf::{Elf, Section, Window};
@@ -136,21 +134,13 @@ fn relocated(elf: &mut Elf<'_>) -> Option<Vec<u64>> {
     let data = elf.section(b".data.rel.ro").filter(|data| data.len <= LONGEST)?;
     let mut words: Vec<u64> = read_words(elf, data)?;
     // Packed relocations have the words in the file.
-    let Some(table) = elf.section(b".rela.dyn").filter(|table| table.len <= LONGEST) else {
-        return Some(words);
-    };
-    let size = size_of::<Rela64<Le>>() as u64;
-    for index in 0..table.len / size {
-        let entry: Rela64<Le> = elf.read(table.at.checked_add(index * size)?)?;
-        if entry.r_type(Le, false) != R_X86_64_RELATIVE {
-            continue;
-        }
-        let Some(at) = entry.r_offset.get(Le).checked_sub(data.address) else { continue };
+    elf.for_each_relative(LONGEST, |place, address| {
+        let Some(at) = place.checked_sub(data.address) else { return };
         let word = usize::try_from(at / 8).ok().and_then(|place| words.get_mut(place));
         if let (0, Some(word)) = (at % 8, word) {
-            *word = entry.r_addend.get(Le) as u64;
+            *word = address;
         }
-    }
+    });
     Some(words)
 }
 
