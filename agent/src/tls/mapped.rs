@@ -1,6 +1,7 @@
 //! Files that a process has mapped to run them.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
 /// A file as it is now: device, inode, and the time of its last change in ns.
@@ -9,9 +10,29 @@ pub(crate) type Identity = (u64, u64, i128);
 /// Device and inode, as a process's map of memory has them.
 pub(crate) type FileNumber = (u64, u64);
 
-/// What a process has mapped, as text; `None` if the process is gone or may not be looked at.
+/// The most that is read of what a process has mapped, in bytes: some 40,000 pieces. A process may have more,
+/// and give each a name of 4 KiB.
+const LONGEST: u64 = 4 << 20;
+
+/// What a process has mapped, as text, as far as [`LONGEST`]; `None` if the process is gone or may not be looked
+/// at.
 pub(crate) fn of(pid: u32) -> Option<String> {
-    fs::read_to_string(format!("/proc/{pid}/maps")).ok()
+    lines(File::open(format!("/proc/{pid}/maps")).ok()?)
+}
+
+/// Whole lines of it. A name that is no UTF-8 is not that of a file that could be opened by it, and hides no
+/// others.
+fn lines(maps: impl Read) -> Option<String> {
+    let mut bytes = Vec::new();
+    maps.take(LONGEST).read_to_end(&mut bytes).ok()?;
+    if bytes.len() as u64 == LONGEST {
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n')?;
+        bytes.truncate(whole + 1);
+    }
+    Some(match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
 }
 
 /// A piece of a file that a process has mapped to run it.
@@ -78,6 +99,25 @@ impl<'a> Mapped<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mapped_is_read_up_to_a_bound_and_by_whole_lines() {
+        let line = b"7f5e0c021000-7f5e0c07d000 r-xp 0001e000 fe:01 1234    /usr/lib/libssl.so.3\n";
+        let bytes: &[u8] = &line.repeat(60_000);
+        let text = lines(bytes).expect("text");
+        assert_eq!(text.lines().count(), LONGEST as usize / line.len());
+        assert!(text.lines().all(|line| Mapped::parse(line).is_some()));
+        assert_eq!(lines(&line[..]).map(|text| text.len()), Some(line.len()));
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_no_others() {
+        let maps = b"1000-2000 r-xp 00000000 fe:01 7  /opt/\xe9t\xe9\n2000-3000 r-xp 00000000 fe:01 8  /a\n";
+        let text = lines(&maps[..]).expect("text");
+        let found: Vec<u64> =
+            text.lines().filter_map(Mapped::parse).map(|one| one.number.1).collect();
+        assert_eq!(found, [7, 8]);
+    }
 
     #[test]
     fn only_files_that_run_are_of_interest() {

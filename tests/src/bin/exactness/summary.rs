@@ -17,6 +17,17 @@ struct Counts {
     without: u64,
 }
 
+/// How often calls did something that they should not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Oddity {
+    pub(crate) count: u64,
+    /// The first connections in which they did, [`KEPT`] at most.
+    pub(crate) connections: Vec<u64>,
+}
+
+/// Of each oddity.
+const KEPT: usize = 4;
+
 /// Everything that was seen in one phase.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
@@ -25,7 +36,7 @@ pub(crate) struct Summary {
     ways: BTreeMap<String, (u64, u64)>,
     takes: BTreeMap<String, u64>,
     /// What calls did that they should not.
-    pub(crate) oddities: BTreeMap<String, (u64, u64)>,
+    pub(crate) oddities: BTreeMap<String, Oddity>,
     /// Connections on which nothing happened for so many whole seconds.
     pub(crate) idle: BTreeMap<u32, u64>,
     /// The calls in which nothing happened for a second, and whose they were.
@@ -53,8 +64,11 @@ impl Summary {
                 *self.takes.entry(take.clone()).or_default() += bytes;
             }
             for (what, count) in &report.oddities {
-                let (times, _) = self.oddities.entry(what.clone()).or_insert((0, report.number));
-                *times += count;
+                let oddity = self.oddities.entry(what.clone()).or_default();
+                oddity.count += count;
+                if oddity.connections.len() < KEPT && !oddity.connections.contains(&report.number) {
+                    oddity.connections.push(report.number);
+                }
             }
         }
         for (way, count) in &server.changed {
@@ -123,8 +137,8 @@ impl Summary {
         let slow: Vec<_> = self.idle.iter().filter(|(seconds, _)| **seconds > 0).collect();
         let _infallible =
             writeln!(text, "\nwaits in whole seconds, connections: {slow:?} {:?}", self.idle_in);
-        for (what, (count, first)) in &self.oddities {
-            let _infallible = writeln!(text, "odd: {what}: {count}, first in connection {first}");
+        for (what, Oddity { count, connections }) in &self.oddities {
+            let _infallible = writeln!(text, "odd: {what}: {count}, as in {connections:?}");
         }
         text
     }
