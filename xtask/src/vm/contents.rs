@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::Exactness;
 use super::fetch::Kernel;
 use super::image::Image;
 use super::tests::TestBinary;
@@ -59,17 +60,15 @@ pub(crate) struct Plan<'a> {
     pub(crate) tests: &'a [TestBinary],
     /// The longest that one of them may take.
     pub(crate) binary_limit: Duration,
-    /// The generator of traffic, and for how long it runs with the agent.
-    pub(crate) exactness: Option<(&'a Path, Duration)>,
+    /// The generator of traffic, if it runs.
+    pub(crate) exactness: Option<&'a Exactness>,
 }
 
-/// How long the generator runs without the agent before it runs with it.
-const CONTROL: Duration = Duration::from_secs(20);
-
-/// The longest that the generator may take, if it runs for `time` with the agent: starting
-/// and stopping come on top, and up to forty connections that stalled, a quarter of a minute each.
+/// The longest that the generator may take, if it runs for `time` with the agent. Before that it runs as
+/// long without: a guest is emulated, and how often something waits for seconds in it is compared. Starting
+/// and stopping come on top, and up to forty connections that stalled, twice a quarter of a minute each.
 pub(crate) fn with_control(time: Duration) -> Duration {
-    if time.is_zero() { time } else { time + CONTROL + Duration::from_secs(900) }
+    if time.is_zero() { time } else { 2 * time + Duration::from_secs(1500) }
 }
 
 /// Makes the image in `scratch`; returns its path.
@@ -182,18 +181,29 @@ impl Guest<'_> {
             programs.extend(test.beside.iter().map(PathBuf::as_path));
             self.image.host_tree(&test.directory.join("services"), &|_| false)?;
         }
-        programs.extend(plan.exactness.map(|(generator, _)| generator));
+        programs.extend(plan.exactness.map(|exactness| exactness.program.as_path()));
         for program in programs {
             self.stripped(program)?;
         }
-        if let Some((generator, time)) = plan.exactness {
+        if let Some(Exactness { program, time, options }) = plan.exactness {
+            let seconds = time.as_secs();
             script += &format!(
-                "BINARY_SECONDS={}\nprogram exactness '{}' judge --seed $(date +%s) --control-seconds {} --seconds {}\n",
-                with_control(time).as_secs(),
-                generator.display(),
-                CONTROL.as_secs(),
-                time.as_secs(),
+                "BINARY_SECONDS={}\nprogram exactness '{}' judge --seconds {seconds}",
+                with_control(*time).as_secs(),
+                program.display(),
             );
+            // What is told counts, and not these.
+            let defaults =
+                [("--seed", "$(date +%s)".to_owned()), ("--control-seconds", seconds.to_string())];
+            for (name, value) in defaults {
+                if !options.iter().any(|option| option.starts_with(name)) {
+                    script += &format!(" {name} {value}");
+                }
+            }
+            for option in options {
+                script += &format!(" '{option}'");
+            }
+            script.push('\n');
         }
         self.image.bytes("/vm/tests", script.into_bytes(), 0o644);
         Ok(())

@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// Also try for so long, with the generator of traffic, that no byte is changed
     #[arg(long, value_name = "SECONDS")]
     exactness: Option<u64>,
+    /// What its `judge` is told besides, as `--connection=7`; may be given several times
+    #[arg(long, value_name = "OPTION", requires = "exactness", allow_hyphen_values = true)]
+    judge: Vec<String>,
     /// How many guests run at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     jobs: u8,
@@ -92,6 +95,7 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
         arguments.tests,
         &arguments.test,
         arguments.exactness.map(Duration::from_secs),
+        arguments.judge.clone(),
     )?;
     let tried = matrix.run(&series, arguments.jobs)?;
     // A part of the tests says nothing about the row of the table.
@@ -105,7 +109,7 @@ pub(crate) fn run(arguments: &Arguments, source: toolchain::Source) -> Result<()
 ///
 /// As [`run`].
 pub(crate) fn smoke() -> Result<()> {
-    let matrix = Matrix::prepare(workspace::agent_binary(), Extent::Smoke, &[], None)?;
+    let matrix = Matrix::prepare(workspace::agent_binary(), Extent::Smoke, &[], None, Vec::new())?;
     // A guest leaves a processor idle for much of its time.
     let tried = matrix.run(&Series::ALL, 2)?;
     conclude(&tried, Some(false))
@@ -131,7 +135,17 @@ struct Matrix {
     /// Whether only tests of some names are run.
     filtered: bool,
     tests: Vec<TestBinary>,
-    exactness: Option<(PathBuf, Duration)>,
+    exactness: Option<Exactness>,
+}
+
+/// The generator of traffic.
+#[derive(Debug)]
+struct Exactness {
+    program: PathBuf,
+    /// For how long it runs with the agent.
+    time: Duration,
+    /// What it is told besides.
+    options: Vec<String>,
 }
 
 impl Matrix {
@@ -141,6 +155,7 @@ impl Matrix {
         extent: Extent,
         only: &[String],
         exactness: Option<Duration>,
+        options: Vec<String>,
     ) -> Result<Self> {
         say("building what runs in the guests");
         process::run(cargo("build").args(["--package", "xtask", "--bin", "vm-probe"]))?;
@@ -149,7 +164,7 @@ impl Matrix {
             .map(|time| {
                 let generator = programs.iter().find(|path| path.ends_with("exactness"));
                 let generator = generator.context("the tests have no program `exactness`")?;
-                anyhow::Ok((generator.clone(), time))
+                anyhow::Ok(Exactness { program: generator.clone(), time, options })
             })
             .transpose()?;
         Ok(Self { agent, extent, filtered: !only.is_empty(), tests, exactness })
@@ -194,14 +209,14 @@ impl Matrix {
             Extent::Smoke => (Duration::from_secs(360), Duration::from_secs(1200)),
             Extent::All => (Duration::from_secs(2400), Duration::from_secs(5400)),
         };
-        let generator = self.exactness.as_ref().map_or(Duration::ZERO, |(_, time)| *time);
+        let generator = self.exactness.as_ref().map_or(Duration::ZERO, |exactness| exactness.time);
         let probe = workspace::target_dir().join("debug").join("vm-probe");
         let plan = contents::Plan {
             agent: &self.agent,
             probe: &probe,
             tests: &self.tests,
             binary_limit,
-            exactness: self.exactness.as_ref().map(|(path, time)| (path.as_path(), *time)),
+            exactness: self.exactness.as_ref(),
         };
         let scratch = ScratchDir::create(&format!("vm-{series}"))?;
         let initramfs = contents::assemble(kernel, &plan, &scratch)?;

@@ -169,7 +169,11 @@ pub(crate) fn run(settings: &Settings) -> ExitCode {
             }
         };
         tell(often, known, "README, Kernels");
-        tell(once, few, "not again, over and over with the agent");
+        tell(
+            once,
+            few + 2 * expected(&control, traced.summary.connections()),
+            "not again, over and over with the agent",
+        );
     }
     for failure in &failures {
         eprintln!("FAILED: {failure}");
@@ -208,6 +212,12 @@ fn stalled_by_agent(
         with_agent.into_iter().partition(|stall| stalls_alone(world, settings, stall));
     drop(world.take_agent().map(Agent::stop));
     (often.into_iter().map(tell).collect(), once.into_iter().map(tell).collect())
+}
+
+/// How many connections would wait for seconds with the agent, if as many did as without.
+fn expected(control: &Findings, connections: u64) -> u64 {
+    let before = control.stalls.len() as u64 * connections;
+    before.div_ceil(control.summary.connections().max(1))
 }
 
 /// Starts the agent. Few spans: the receiver keeps them all.
