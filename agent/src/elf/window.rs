@@ -7,9 +7,10 @@ use std::os::unix::fs::FileExt;
 /// The longest piece, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// Pieces of a file that are read at most: together 1 GiB. What is looked for in an ordinary file, a large
-/// one too, is found in a tenth of that; a file made for it could have the same looked through for hours.
-const MOST_PIECES: u32 = 1 << 14;
+/// Pieces of a file that are read at most: together 4 GiB. The largest Go programs have tables of some 100 MiB,
+/// which are gone through for each function that is looked for. A file made for it could have the same looked
+/// through for hours.
+const MOST_PIECES: u32 = 1 << 16;
 
 /// A piece of a file, which moves over it.
 pub(crate) struct Window<'a> {
