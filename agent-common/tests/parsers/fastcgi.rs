@@ -13,6 +13,9 @@ const PARAMS: u8 = 4;
 const STDIN: u8 = 5;
 const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
+const GET_VALUES: u8 = 9;
+const GET_VALUES_RESULT: u8 = 10;
+const UNKNOWN_TYPE: u8 = 11;
 
 const VALUE: &[u8] = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -199,6 +202,44 @@ fn what_only_looks_like_it_is_not_read() {
         let seen = read_whole(&other, HeadKind::Request);
         assert!(matches!(seen.ending, Ending::NotHttp(_)), "{:?}", seen.ending);
         assert!(seen.messages.iter().all(|message| message.head_end.is_none()));
+    }
+}
+
+#[test]
+fn what_is_said_of_the_connection_is_no_part_of_its_messages() {
+    let own = |kind, content: &[u8]| {
+        let mut record = record(kind, content, 3);
+        record[3] = 0;
+        record
+    };
+    // What begins there has no head, and never ends.
+    let messages = |stream: &[&[u8]], kind| {
+        let seen = read_whole(&stream.concat(), kind);
+        assert_eq!(seen.ending, Ending::Between);
+        let is_message = |message: &Message| message.head_end.is_some() && message.end.is_some();
+        assert_eq!(seen.messages.len(), 4);
+        seen.messages.into_iter().filter(is_message).collect::<Vec<_>>()
+    };
+    let asked = own(GET_VALUES, &pair(b"FCGI_MPXS_CONNS", b"", false));
+    let (one, head_end) = request(Some(VALUE), false, 60_000);
+    let requests = messages(&[&asked, &one, &asked, &one], HeadKind::Request);
+    assert_eq!(requests.len(), 2);
+    let Message { start, head_end: ends, traceparent, .. } = &requests[0];
+    assert_eq!((*start, *ends), (asked.len(), Some(asked.len() + head_end)));
+    assert!(traceparent.is_some());
+    let told = own(GET_VALUES_RESULT, &pair(b"FCGI_MPXS_CONNS", b"0", false));
+    let answer = response("Status: 404\n\n", b"body");
+    let stream = [&told[..], &answer, &own(UNKNOWN_TYPE, &[9; 8]), &answer];
+    let responses = messages(&stream, HeadKind::Response);
+    assert_eq!(responses.iter().map(|message| message.status).collect::<Vec<_>>(), [404, 404]);
+    // In the midst of a request there is none, nor from the other side.
+    for (stream, kind) in [
+        ([begin(1, 0), asked.clone()].concat(), HeadKind::Request),
+        (own(GET_VALUES_RESULT, b""), HeadKind::Request),
+        (asked, HeadKind::Response),
+    ] {
+        let seen = read_whole(&stream, kind);
+        assert!(matches!(seen.ending, Ending::NotHttp(_)), "{:?}", seen.ending);
     }
 }
 

@@ -24,6 +24,9 @@ const PARAMS: u8 = 4;
 const STDIN: u8 = 5;
 const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
+const GET_VALUES: u8 = 9;
+const GET_VALUES_RESULT: u8 = 10;
+const UNKNOWN_TYPE: u8 = 11;
 
 /// Bytes in the content of the records that begin and end a request.
 const FIXED_CONTENT: u64 = 8;
@@ -203,10 +206,30 @@ impl Http1 {
         } else {
             kind == STDIN || kind == ABORT_REQUEST
         };
+        if (header >> 56) as u8 == VERSION && self.is_of_the_connection(kind, id) {
+            return self.expect_record(kind, id, len, padding);
+        }
         let is_same = is_first || id == before;
         if (header >> 56) as u8 != VERSION || id == 0 || !is_same || !fits {
             return self.fail();
         }
+        self.expect_record(kind, id, len, padding)
+    }
+
+    /// A record of the connection's own begins (§3.3): between messages, and of none of them.
+    #[inline(always)]
+    fn is_of_the_connection(&self, kind: u8, id: u64) -> bool {
+        let is_known = if self.is_request() {
+            kind == GET_VALUES
+        } else {
+            kind == GET_VALUES_RESULT || kind == UNKNOWN_TYPE
+        };
+        id == 0 && self.remaining >> ID_AT & 0xffff == 0 && is_known
+    }
+
+    /// The record's header is in order.
+    #[inline(always)]
+    fn expect_record(&mut self, kind: u8, id: u64, len: u64, padding: u64) -> Event {
         let empty = if len == 0 { EMPTY } else { 0 };
         self.remaining =
             empty | id << ID_AT | (kind as u64) << TYPE_AT | padding << PADDING_AT | len;
@@ -244,6 +267,12 @@ impl Http1 {
         }
         self.go_on();
         match kind {
+            GET_VALUES | GET_VALUES_RESULT | UNKNOWN_TYPE => {
+                // The message itself is yet to begin.
+                self.state = state::START;
+                self.head_len = 0;
+                Event::None
+            }
             PARAMS if is_empty => Event::HeadEnd,
             STDIN if is_empty => self.end_message(),
             END_REQUEST => self.end_message(),
