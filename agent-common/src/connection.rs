@@ -134,8 +134,8 @@ pub struct Activity {
     pub trace_id_hi: u64,
     /// The lower half of the trace id.
     pub trace_id_lo: u64,
-    /// The parent id that came with the request; 0 for none.
-    pub received_parent: u64,
+    /// The parent id in the request's header, as the application sees it; 0 for none.
+    pub shown_parent: u64,
     /// The trace flags.
     pub flags: u8,
     /// `ACTIVITY_` bits.

@@ -32,9 +32,10 @@ fn slot(id: u64) -> Option<*mut Activity> {
     ACTIVITIES.get_ptr_mut(id as u32 & mask)
 }
 
-/// Remembers a request that a process has begun to work on. Answers the id of its span.
+/// Remembers a request that a process has begun to work on, and the parent id that it is shown in the
+/// request. Answers the id of its span.
 #[inline(always)]
-pub(crate) fn begin_activity(ids: &Ids, context: &TraceContext, received_parent: u64) -> u64 {
+pub(crate) fn begin_activity(ids: &Ids, context: &TraceContext, shown_parent: u64) -> u64 {
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         let id = ids.span(attempt);
@@ -45,7 +46,7 @@ pub(crate) fn begin_activity(ids: &Ids, context: &TraceContext, received_parent:
             if try_lock(&raw mut (*slot).taken) {
                 (*slot).trace_id_hi = context.trace_id_hi;
                 (*slot).trace_id_lo = context.trace_id_lo;
-                (*slot).received_parent = received_parent;
+                (*slot).shown_parent = shown_parent;
                 (*slot).flags = context.flags;
                 (*slot).marks = 0;
                 (*slot).receiver = 0;

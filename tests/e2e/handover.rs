@@ -239,6 +239,37 @@ fn a_header_that_is_passed_on_counts_less_than_the_span_that_passed_it_on() {
 }
 
 #[test]
+fn a_header_may_be_passed_on_by_several_one_behind_the_other() {
+    let mut world = World::traced_with(OFF);
+    let leaf = world.peer(|directory| chain(directory, None, ChainHeaders::None));
+    let mut next = leaf.address();
+    let forwards: Vec<_> = (0..3)
+        .map(|_| {
+            let one = world.peer(|directory| chain(directory, Some(next), ChainHeaders::Forward));
+            next = one.address();
+            one
+        })
+        .collect();
+    let steps = on_first([
+        Step::Connect(next),
+        Step::send(format!(
+            "GET /0 HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{TRACE}-{SPAN}-01\r\n\r\n"
+        )),
+        Step::Until { pattern: "/0\n".into(), times: 1 + forwards.len() },
+    ]);
+    world.stranger(|directory| send(directory, steps)).finish(1);
+    let Some(outcome) = world.stop_agent() else { return };
+    // A server span, and three times a client's and a server's below.
+    let (mut parent, mut depth) = (SPAN.to_owned(), 0);
+    while let Some(span) = outcome.spans.iter().find(|span| span.parent == parent) {
+        assert_eq!(span.trace_id, TRACE);
+        (parent, depth) = (span.span_id.clone(), depth + 1);
+    }
+    assert_eq!(depth, 7, "{}", describe(&outcome.spans));
+    assert_eq!(outcome.spans.len(), depth, "{}", describe(&outcome.spans));
+}
+
+#[test]
 fn a_trace_that_is_not_sampled_stays_so() {
     let line = format!("traceparent: 00-{TRACE}-{SPAN}-00\r\n");
     let Some(spans) = asked_with(ChainHeaders::None, &line) else { return };

@@ -61,6 +61,7 @@ pub(crate) unsafe fn open_server(work: &mut Work, number: u32) {
     unsafe {
         let direction = &mut (*work.http2).requests;
         let ids = Ids::draw(work.drive.now);
+        let in_block = direction.http2.scanner.context();
         let handed = handover::room(&work.drive);
         let is_local =
             handover::take(work.drive.connection, handed, block_start(work, direction), number)
@@ -71,13 +72,13 @@ pub(crate) unsafe fn open_server(work: &mut Work, number: u32) {
             tcp_option::discard(work.drive.connection, handed, start);
             (context, context.span_id, Correlation::Local as u8)
         } else {
-            let (found, start) = (direction.http2.scanner.context(), block_start(work, direction));
-            match tcp_option::received(work.drive.connection, found, handed, start) {
+            let start = block_start(work, direction);
+            match tcp_option::received(work.drive.connection, in_block, handed, start) {
                 (Some(received), rule) => (received, received.span_id, rule),
                 (None, _) => (exchange::new_trace(&ids), 0, Correlation::None as u8),
             }
         };
-        context.span_id = activities::begin_activity(&ids, &context, parent);
+        context.span_id = activities::begin_activity(&ids, &context, exchange::shown(in_block));
         activities::mark(context.span_id, ACTIVITY_STREAM);
         let flags = if context.is_sampled() { EXCHANGE_SAMPLED as u32 } else { 0 };
         (*work.http2).origin = Origin { context, parent, activity: 0, correlation };

@@ -162,6 +162,16 @@ fn take_place(connection: &mut Connection) -> Option<&mut Exchange> {
     connection.exchanges.get_mut(place)
 }
 
+/// The parent id that the application is shown, which is not that of its span's parent where a context came
+/// beside the header; 0 for none.
+#[inline(always)]
+pub(crate) fn shown(in_head: Option<TraceContext>) -> u64 {
+    match in_head {
+        Some(context) => context.span_id,
+        None => 0,
+    }
+}
+
 /// A server received a request: its span starts, and an activity begins.
 #[inline(always)]
 pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
@@ -169,6 +179,7 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
     let connection = unsafe { &mut *drive.connection };
     let facts = stream.http1.facts();
     let ids = Ids::draw(drive.now);
+    let in_head = context_in_head(stream);
     let handed = handover::room(drive);
     // SAFETY: live state, and the claimed buffer.
     let is_local =
@@ -183,9 +194,9 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
         };
         (context, context.span_id, Correlation::Local as u8)
     } else {
-        let (found, start) = (context_in_head(stream), handover::head_start(drive, stream));
+        let start = handover::head_start(drive, stream);
         // SAFETY: live state, and the claimed buffer.
-        match unsafe { tcp_option::received(drive.connection, found, handed, start) } {
+        match unsafe { tcp_option::received(drive.connection, in_head, handed, start) } {
             (Some(received), rule) => (received, received.span_id, rule),
             (None, _) => (new_trace(&ids), 0, Correlation::None as u8),
         }
@@ -194,7 +205,7 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
         refuse(connection);
         return;
     }
-    context.span_id = activities::begin_activity(&ids, &context, parent);
+    context.span_id = activities::begin_activity(&ids, &context, shown(in_head));
     let Some(exchange) = take_place(connection) else { return };
     *exchange = Exchange {
         span_id: context.span_id,
@@ -303,7 +314,7 @@ pub(crate) fn compare_contexts(sent: &TraceContext, origin: &Origin) -> OwnHeade
     let Some(activity) = activities::activity(origin.activity) else { return OwnHeader::Own };
     let same_trace =
         sent.trace_id_hi == activity.trace_id_hi && sent.trace_id_lo == activity.trace_id_lo;
-    if same_trace && sent.span_id == activity.received_parent {
+    if same_trace && sent.span_id == activity.shown_parent {
         return OwnHeader::PassedOn;
     }
     if same_trace {
