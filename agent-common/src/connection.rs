@@ -174,6 +174,8 @@ pub const ACTIVITY_SENT_UNKNOWN: u8 = 2;
 pub const ACTIVITY_SCATTERED: u8 = 4;
 /// In [`Activity::marks`]: the request came on a stream of HTTP/2, by a connection that is shared.
 pub const ACTIVITY_STREAM: u8 = 8;
+/// In [`Activity::marks`]: it is known to which process its context was shown.
+pub const ACTIVITY_SHOWN: u8 = 16;
 /// In [`Activity::receiver`]: the response has begun.
 pub const RECEIVER_ANSWERS: u32 = u32::MAX;
 /// In [`Connection::awaited_for`]: for one of several activities.

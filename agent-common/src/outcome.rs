@@ -86,6 +86,8 @@ wire_enum! {
         /// The tokio task that made the call, or woke the one that writes it, received the parent's
         /// request.
         TokioTask = 15 => "tokio_task",
+        /// The request carries the context that the parent's request was seen to carry: it was passed on.
+        PassedOn = 16 => "passed_on",
     }
 }
 

@@ -3,8 +3,8 @@
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::btf_map;
 use tracewire_common::connection::{
-    ACTIVITY_OWN_TRACING, ACTIVITY_SCATTERED, ACTIVITY_SENT_UNKNOWN, ACTIVITY_STREAM, Activity,
-    RECEIVER_ANSWERS,
+    ACTIVITY_OWN_TRACING, ACTIVITY_SCATTERED, ACTIVITY_SENT_UNKNOWN, ACTIVITY_SHOWN,
+    ACTIVITY_STREAM, Activity, RECEIVER_ANSWERS,
 };
 use tracewire_common::context::TraceContext;
 use tracewire_common::counter::Counter;
@@ -76,6 +76,22 @@ pub(crate) fn activity(id: u64) -> Option<Activity> {
         }
         let activity = slot.read_volatile();
         if (&raw const (*slot).id).read_volatile() == id { Some(activity) } else { None }
+    }
+}
+
+/// The lower half of the trace id and the parent id that the application is shown, if there is one, for who
+/// asks first.
+#[inline(always)]
+pub(crate) fn shown_first(id: u64) -> Option<(u64, u64)> {
+    let slot = slot(id)?;
+    // SAFETY: map memory. Who asks twice at once is told twice.
+    unsafe {
+        let is_told = (*slot).marks & ACTIVITY_SHOWN != 0 || (*slot).shown_parent == 0;
+        if is_told || (&raw const (*slot).id).read_volatile() != id {
+            return None;
+        }
+        (*slot).marks |= ACTIVITY_SHOWN;
+        Some(((*slot).trace_id_lo, (*slot).shown_parent))
     }
 }
 

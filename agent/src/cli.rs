@@ -64,6 +64,8 @@ pub(crate) enum Rule {
     /// The tokio task that makes the call received the parent's request. Without it, programs on tokio
     /// are looked at by their threads.
     TokioTask,
+    /// The request carries the context with which the parent's request came.
+    PassedOn,
 }
 
 impl From<Rule> for Correlation {
@@ -79,6 +81,7 @@ impl From<Rule> for Correlation {
             Rule::PythonContext => Self::PythonContext,
             Rule::Queue => Self::Queue,
             Rule::TokioTask => Self::TokioTask,
+            Rule::PassedOn => Self::PassedOn,
         }
     }
 }

@@ -6,6 +6,7 @@ use tracewire_tests::expect;
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::peer::Peer;
 use tracewire_tests::script::{ChainHeaders, Step};
+use tracewire_tests::services::{batching, nginx};
 use tracewire_tests::stream::{only_header, show};
 use tracewire_tests::trace_parent::{TraceParent, in_head};
 use tracewire_tests::world::{World, chain, is_control, send};
@@ -367,4 +368,66 @@ fn a_head_of_several_windows_in_one_send_is_told_at_both_ends() {
         let told = outcome.spans.iter().filter(|span| span.path() == path).count();
         assert_eq!(told, 2, "{path}: {:?}", outcome.counters);
     }
+}
+
+/// Requests to a proxy that takes `AT_ONCE` of them before it asks for any, each with one of these contexts;
+/// its spans.
+fn passed_on_in_another_order(flags: &[&str], contexts: &[String]) -> Option<Vec<Span>> {
+    let mut world = World::traced_with(flags);
+    let leaf = nginx(&world, None, "location / { return 200 ok; }");
+    let proxy = batching(&world, contexts.len(), leaf.port);
+    let to = SocketAddr::from(([127, 0, 0, 1], proxy.port));
+    let ask = |number: usize, context: &String| {
+        let request =
+            format!("GET /{number} HTTP/1.1\r\nHost: a\r\ntraceparent: {context}\r\n\r\n");
+        [Step::Connect(to), Step::send(request)].map(|step| (number, step))
+    };
+    let asking = contexts.iter().enumerate().flat_map(|(number, context)| ask(number, context));
+    let answered = (0..contexts.len()).map(|number| (number, Step::UntilClosed));
+    let steps = asking.chain(answered).collect();
+    world.stranger(|directory| send(directory, steps)).finish(contexts.len());
+    let (of_proxy, others): (Vec<Span>, Vec<Span>) =
+        world.stop_agent()?.spans.into_iter().partition(|span| span.service() == "batching");
+    let servers = of_proxy.iter().filter(|span| span.kind == Kind::Server).count();
+    assert_eq!(servers, contexts.len(), "{}\n{}", describe(&of_proxy), describe(&others));
+    Some(of_proxy)
+}
+
+const AT_ONCE: usize = 8;
+
+#[test]
+fn what_is_sent_with_a_context_is_for_the_request_that_came_with_it() {
+    let contexts: Vec<String> =
+        (1..=AT_ONCE).map(|number| format!("00-{TRACE}-{number:016x}-01")).collect();
+    for flags in [&["--propagate", "off"][..], &["--propagate", "always"]] {
+        let Some(spans) = passed_on_in_another_order(flags, &contexts) else { return };
+        assert_eq!(spans.len(), 2 * AT_ONCE, "{}", describe(&spans));
+        for client in spans.iter().filter(|span| span.kind == Kind::Client) {
+            let parent = spans.iter().find(|span| span.span_id == client.parent);
+            assert_eq!(parent.map(Span::path), Some(client.path()), "{}", describe(&spans));
+            assert_eq!(client.attribute("tracewire.correlation"), "passed_on");
+        }
+    }
+}
+
+#[test]
+fn a_context_that_several_requests_came_with_says_nothing_of_which_one_it_is() {
+    let contexts = vec![format!("00-{TRACE}-{SPAN}-01"); AT_ONCE];
+    let Some(spans) = passed_on_in_another_order(&["--propagate", "off"], &contexts) else {
+        return;
+    };
+    for client in spans.iter().filter(|span| span.kind == Kind::Client) {
+        assert_ne!(client.attribute("tracewire.correlation"), "passed_on", "{client:?}");
+        let parent = spans.iter().find(|span| span.span_id == client.parent);
+        assert!(parent.is_none_or(|parent| parent.path() == client.path()), "{client:?}");
+    }
+}
+
+#[test]
+fn without_the_rule_a_context_says_nothing_of_the_request() {
+    let contexts: Vec<String> =
+        (1..=AT_ONCE).map(|number| format!("00-{TRACE}-{number:016x}-01")).collect();
+    let flags = ["--propagate", "off", "--without-rule", "passed-on"];
+    let Some(spans) = passed_on_in_another_order(&flags, &contexts) else { return };
+    assert!(spans.iter().all(|span| span.attribute("tracewire.correlation") != "passed_on"));
 }

@@ -254,6 +254,17 @@ pub fn greenlets(world: &World, next: u16) -> Service {
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
+/// The proxy `batching.py`, which takes so many requests at once and asks the server at the port `next`.
+///
+/// # Panics
+///
+/// If Python is missing or does not start.
+pub fn batching(world: &World, at_once: usize, next: u16) -> Service {
+    let mut command = interpreter("batching.py");
+    command.env("AT_ONCE", at_once.to_string()).env("NEXT", next.to_string());
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
 /// The service with that name of the program `tasks`, or of a copy of it; it asks the server at the port
 /// `next`.
 ///

@@ -121,6 +121,15 @@ pub(crate) unsafe fn find_origin(work: &mut Work) {
     let ids = Ids::draw(work.drive.now);
     // SAFETY: the caller's promise.
     unsafe {
+        if let Some(sent) = (*work.http2).requests.http2.scanner.context() {
+            let room = handover::room(&work.drive);
+            room.write(sent);
+            let shown = exchange::shown_by(work.drive.connection, room);
+            if let Some(known) = exchange::origin_in(shown, Correlation::PassedOn as u8, &ids) {
+                (*work.http2).origin = known;
+                return;
+            }
+        }
         let found: *mut work::Work = (&raw mut (*work.drive.scratch).record).cast();
         let number = (*work.http2).requests.http2.stream();
         work::of_stream(work.drive.connection, work.drive.task, number, found);

@@ -10,7 +10,7 @@ use crate::golang::{goroutine, served};
 use crate::http2::connections::{self, Http2Connection};
 use crate::http2::streams::{StreamKey, stream};
 use crate::python::{self, context};
-use crate::task::work;
+use crate::task::{shown, work};
 use crate::tokio;
 
 /// The most requests of one receive that are told apart.
@@ -34,6 +34,7 @@ unsafe extern "C" fn receive_one(_index: u32, receiving: *mut Receiving) -> i64 
     }
     let key = StreamKey { connection: receiving.cookie, stream: receiving.next as u64 };
     if let Some(state) = stream(key) {
+        shown::received(receiving.tgid, state.span_id);
         work::received(receiving.tgid, receiving.tid, state.span_id);
     }
     receiving.next = receiving.next.wrapping_add(2);

@@ -22,6 +22,7 @@ use crate::socket::drive::Drive;
 use crate::socket::handover;
 use crate::state::{self, count, count_outcome, rule_is_on};
 use crate::task::candidates::tell_candidates;
+use crate::task::shown;
 use crate::task::work::{self, Work};
 use crate::tcp_option;
 
@@ -219,10 +220,39 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
     opened(drive, stream, &origin, Outcome::NotApplicable as u8);
 }
 
+/// The request that came with the context that this one carries, if that is certain.
+#[inline(always)]
+fn origin_by_header(drive: &Drive, stream: &Stream, ids: &Ids) -> Option<Origin> {
+    let sent = context_in_head(stream)?;
+    // SAFETY: live state, and the claimed buffer, whose record is not written yet.
+    unsafe {
+        let room = handover::room(drive);
+        room.write(sent);
+        origin_in(shown_by(drive.connection, room), Correlation::PassedOn as u8, ids)
+    }
+}
+
+/// The activity whose request came to the process with the context; 0 if that is not known.
+///
+/// # Safety
+///
+/// As for [`shown::shown_with`].
+#[inline(always)]
+pub(crate) unsafe fn shown_by(connection: *const Connection, sent: *const TraceContext) -> u64 {
+    if !rule_is_on(Correlation::PassedOn) {
+        return 0;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { shown::shown_with(connection, sent) }
+}
+
 /// Which activity sends this request, and so where it stands in its trace.
 #[inline(always)]
-fn origin_of_request(drive: &Drive) -> Origin {
+fn origin_of_request(drive: &Drive, stream: &Stream) -> Origin {
     let ids = Ids::draw(drive.now);
+    if let Some(origin) = origin_by_header(drive, stream, &ids) {
+        return origin;
+    }
     // SAFETY: live while the program runs.
     let connection = unsafe { &*drive.connection };
     let is_first = connection.opened == 0 && connection.overflow == 0;
@@ -284,7 +314,7 @@ pub(crate) enum OwnHeader {
 /// Which activity sends the request whose head was just read, and what its own header means for that.
 #[inline(always)]
 pub(crate) fn origin_and_own_header(drive: &Drive, stream: &Stream) -> (Origin, OwnHeader) {
-    let origin = origin_of_request(drive);
+    let origin = origin_of_request(drive, stream);
     let own = own_header(stream, &origin);
     // SAFETY: the claimed buffer, whose record is written when the exchange is opened.
     unsafe {

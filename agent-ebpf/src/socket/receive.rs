@@ -10,7 +10,7 @@ use crate::http2;
 use crate::python::context;
 use crate::socket::opaque;
 use crate::state;
-use crate::task::work;
+use crate::task::{shown, work};
 use crate::tls;
 use crate::tokio;
 
@@ -98,6 +98,7 @@ pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
         }
         let place = connection.place_of(connection.answered);
         if let Some(exchange) = connection.exchanges.get(place) {
+            shown::received(tgid, exchange.span_id);
             match goroutine::process(tgid) {
                 Some(process) => goroutine::received(process, tgid, exchange.span_id),
                 None => {

@@ -6,4 +6,5 @@ pub(crate) mod event_loop;
 pub(crate) mod exec;
 pub(crate) mod jobs;
 pub(crate) mod scattered;
+pub(crate) mod shown;
 pub(crate) mod work;
