@@ -13,7 +13,7 @@ use tracewire_tests::world::World;
 use crate::Choice;
 use crate::plan::{Plan, Side};
 use crate::report::Report;
-use crate::summary::Summary;
+use crate::summary::{Oddity, Summary};
 
 /// Failures after which there is no need to go on.
 const ENOUGH: usize = 40;
@@ -146,6 +146,7 @@ pub(crate) fn run(settings: &Settings) -> ExitCode {
             let count = oddity.count;
             if control.summary.oddities.contains_key(what)
                 || is_known(what, count, most_that_wait_once)
+                || is_of_urgent_bytes(&settings.choice, what, oddity)
             {
                 continue;
             }
@@ -259,6 +260,18 @@ fn is_known(oddity: &str, count: u64, most_that_wait_once: u64) -> bool {
     // Of clients that block while they send what does not fit, some leave the map too late.
     let waits_once = oddity == "a blocking read gave EAGAIN at once";
     ALWAYS.contains(&oddity) || waits_once && count <= most_that_wait_once
+}
+
+/// Whether a socket was readable for an urgent byte that is not read in line. `tcp_poll` (net/ipv4/tcp.c) says so of one that
+/// is alone in the receive buffer, without the agent too; whether it is depends on how it was cut into segments.
+fn is_of_urgent_bytes(choice: &Choice, what: &str, oddity: &Oddity) -> bool {
+    let spare = choice.spare_verdict.unwrap_or(false);
+    let has_one = |number: &u64| {
+        let plan = Plan::new(choice.seed, *number, &choice.only, spare);
+        let is_out_of_line = |side| plan.urgent(side).is_some_and(|(_, inline)| !inline);
+        is_out_of_line(Side::Client) || is_out_of_line(Side::Server)
+    };
+    what.ends_with(", but nothing to read") && oddity.connections.iter().all(has_one)
 }
 
 /// Connections for so long.

@@ -40,6 +40,8 @@ enum Command {
     Judge(judge::Settings),
     /// Be one end of the connections (started by `judge`)
     End(worker::Settings),
+    /// Call one end of the connections (started by that)
+    Call(inbound::Settings),
     /// Count how a client is woken (started by the wake-up tests)
     Wake(wakeups::Settings),
     /// Show the plan of a connection
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Judge(settings) => judge::run(&settings),
         Command::End(settings) => worker::run(&settings),
+        Command::Call(settings) => inbound::run(&settings),
         Command::Wake(settings) => wakeups::run(&settings),
         Command::Show(choice) => {
             let number = choice.connection.unwrap_or(0);
