@@ -14,6 +14,7 @@ mod looks;
 mod messages;
 mod node;
 mod ports;
+mod probed;
 pub(crate) mod proc_net;
 mod programs;
 mod python;
