@@ -225,4 +225,6 @@ pub struct TaskState {
     pub runs_timers: u32,
     /// Explicit padding: no byte is left to chance.
     pub pad: u32,
+    /// What the thread was seen to take up last, whoever received it; 0 for none. It may be over.
+    pub taken: u64,
 }

@@ -88,6 +88,8 @@ wire_enum! {
         TokioTask = 15 => "tokio_task",
         /// The request carries the context that the parent's request was seen to carry: it was passed on.
         PassedOn = 16 => "passed_on",
+        /// The thread was seen to take the parent's request up, whoever received it.
+        TakenUp = 17 => "taken_up",
     }
 }
 

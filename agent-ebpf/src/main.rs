@@ -15,6 +15,7 @@
 //! | `inherit_activity`, `note_exec`, `forget_task` | tracepoints `sched_process_*` | birth, new program and end of tasks |
 //! | `note_go_call`, `note_go_birth` | uprobes in Go programs | calls of the HTTP client; births of goroutines |
 //! | `note_python_entry`, `note_python_return` | uprobes in CPython | contexts as they are copied and entered; jobs that go through queues |
+//! | `note_ruby_entry` | uprobe in processes of Ruby | which thread takes up which request |
 //! | `read_tls_entry`, `read_tls_return` | uprobes in TLS libraries and Go programs | sessions as they are made and freed; the plaintext that goes in and comes out |
 //! | `read_tls_http2_written`, `read_tls_http2_read` | tail calls of these | frames of HTTP/2 in it |
 
@@ -29,6 +30,7 @@ mod golang;
 mod http2;
 mod node;
 mod python;
+mod ruby;
 mod scratch;
 mod socket;
 mod state;
@@ -200,6 +202,13 @@ fn note_node_entry(_ctx: ProbeContext) -> u32 {
 #[uretprobe]
 fn note_node_return(_ctx: RetProbeContext) -> u32 {
     node::runs_timers(false);
+    0
+}
+
+#[uprobe]
+fn note_ruby_entry(ctx: ProbeContext) -> u32 {
+    ruby::on_socket_option(&ctx);
+    golang::keep_own_stack(&ctx);
     0
 }
 

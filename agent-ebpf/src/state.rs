@@ -310,6 +310,7 @@ pub(crate) fn task_or_new(tid: u32) -> Option<&'static mut TaskState> {
         receivers: 0,
         runs_timers: 0,
         pad: 0,
+        taken: 0,
     };
     if TASKS.insert(tid, state, 0).is_err() {
         count(Counter::DropTasksFull);

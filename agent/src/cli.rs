@@ -66,6 +66,8 @@ pub(crate) enum Rule {
     TokioTask,
     /// The request carries the context with which the parent's request came.
     PassedOn,
+    /// The thread was seen to take the parent's request up, whoever received it.
+    TakenUp,
 }
 
 impl From<Rule> for Correlation {
@@ -82,6 +84,7 @@ impl From<Rule> for Correlation {
             Rule::Queue => Self::Queue,
             Rule::TokioTask => Self::TokioTask,
             Rule::PassedOn => Self::PassedOn,
+            Rule::TakenUp => Self::TakenUp,
         }
     }
 }

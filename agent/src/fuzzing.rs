@@ -19,6 +19,7 @@ use crate::node;
 use crate::python;
 use crate::resolve::identity::Identity;
 use crate::resolve::{container, procfs};
+use crate::ruby;
 use crate::span::{RequestHead, TextRange};
 use crate::tls;
 use crate::tokio_tasks;
@@ -297,6 +298,7 @@ pub fn programs(data: &[u8]) {
         assert!(binary.entries.len() + binary.returns.len() <= 3 + 2 + 4);
     }
     let _none_or_one = node::inspect(&file);
+    let _none_or_one = ruby::inspect(&file);
     if let Some(binary) = tokio_tasks::inspect(&file) {
         assert!(binary.entries().count() <= 4096 + 3 * 64);
     }

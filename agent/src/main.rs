@@ -24,6 +24,7 @@ mod privileges;
 mod python;
 mod reading;
 mod resolve;
+mod ruby;
 mod span;
 mod tls;
 mod tokio_tasks;

@@ -81,7 +81,7 @@ fn descriptor(mut conn: u64) -> Option<u64> {
 /// The cookie of the socket that has this number in the process at work; 0 if it is none, or
 /// has no cookie yet, which all have that are followed.
 #[inline(always)]
-fn cookie(number: u64) -> u64 {
+pub(crate) fn cookie(number: u64) -> u64 {
     let Some(config) = config() else { return 0 };
     let go = &config.go;
     // SAFETY: no arguments.

@@ -8,6 +8,7 @@ use tracewire_common::outcome::Role;
 use crate::golang::goroutine;
 use crate::http2;
 use crate::python::context;
+use crate::ruby;
 use crate::socket::opaque;
 use crate::state;
 use crate::task::{shown, work};
@@ -105,6 +106,7 @@ pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
                     let task = (tgid as u64) << 32 | tid as u64;
                     context::received(connection, task, exchange.span_id);
                     tokio::task::received(task, connection.cookie, exchange.span_id);
+                    ruby::received(tgid, connection.cookie, exchange.span_id);
                     work::received(tgid, tid, exchange.span_id);
                 }
             }

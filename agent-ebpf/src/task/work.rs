@@ -209,6 +209,14 @@ pub(crate) fn end_awaiting(awaited_for: u64, tid: u32) {
     }
 }
 
+/// The task at work takes a request up, whoever received it.
+#[inline(always)]
+pub(crate) fn taken_up(tid: u32, activity: u64) {
+    if let Some(state) = state::task_or_new(tid) {
+        state.taken = activity;
+    }
+}
+
 /// A task was made by one that works on `activity`. Nothing follows for the threads of a
 /// process that has pools of them.
 #[inline(always)]
@@ -231,6 +239,9 @@ pub(crate) fn born(tid: u32, activity: u64, tgid: u32, is_thread: bool) {
 #[inline(always)]
 pub(crate) fn of(task: u64, port: u16) -> Work {
     let Some(state) = state::task(task as u32) else { return Work::NONE };
+    if activities::is_going_on(state.taken) {
+        return Work { activity: state.taken, rule: Correlation::TakenUp as u64 };
+    }
     if scattered::is(state) {
         return scattered::work_of((task >> 32) as u32, port);
     }

@@ -8,6 +8,7 @@ use crate::golang;
 use crate::node;
 use crate::python;
 use crate::resolve::procfs::ProcFs;
+use crate::ruby;
 use crate::tls::mapped::{self, Mapped};
 use crate::tls::{self, TlsLibrary};
 use crate::tokio_tasks;
@@ -59,6 +60,7 @@ pub(crate) fn check(pid: u32) -> bool {
             None => {}
         }
     }
+    say_ruby(pid, &pieces);
     if !can_be_read {
         line(&match hidden {
             Some(name) => format!(
@@ -113,6 +115,19 @@ fn say_node(pid: u32, path: &str, file: &File, pieces: &[Mapped<'_>]) {
     let Some(binary) = node::inspect(file) else { return };
     let state = state_of(pid, path, vec![binary.run_timers], pieces);
     line(&format!("ok      {path}: a Node that is seen to run timers{state}"));
+}
+
+/// Says whether it is seen who takes up requests, if the process runs Ruby.
+fn say_ruby(pid: u32, pieces: &[Mapped<'_>]) {
+    let Some(library) = ruby::c_library(pieces) else { return };
+    let Some(options) = library.open(pid).and_then(|(file, _)| ruby::inspect(&file)) else {
+        return line(&format!("off     {}: Ruby's calls of it are not found", library.path));
+    };
+    let state = state_of(pid, library.path, vec![options.getsockopt], pieces);
+    line(&format!(
+        "ok      {}: a Ruby whose threads are seen to take up requests, as puma's do{state}",
+        library.path
+    ));
 }
 
 /// Says whether tasks can be told apart, if it is a program on tokio.

@@ -21,6 +21,7 @@ mod python;
 mod quiet;
 mod reader;
 mod requirements;
+mod ruby;
 mod runtimes;
 mod scope;
 mod seccomp;

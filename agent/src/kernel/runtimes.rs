@@ -1,5 +1,5 @@
-//! What processes in scope run that their threads alone do not tell of: Go, Python, Node, tokio,
-//! and libraries of TLS.
+//! What processes in scope run that their threads alone do not tell of: Go, Python, Node, Ruby,
+//! tokio, and libraries of TLS.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use super::looks::{Look, Looks, MOST_LOOKS};
 use super::node::{self, NodeProcesses};
 use super::programs::ProgramReport;
 use super::python::{self, PythonProcesses};
+use super::ruby::{self, RubyProcesses};
 use super::settings::KernelSettings;
 use super::stats;
 use super::tls::{self, TlsProcesses};
@@ -28,6 +29,7 @@ pub(super) struct Programs {
     tls: Option<tls::Programs>,
     python: Option<python::Programs>,
     node: Option<node::Programs>,
+    ruby: Option<ruby::Programs>,
     tokio: Option<tokio_tasks::Programs>,
 }
 
@@ -51,6 +53,11 @@ impl Programs {
                     taken(loaded, "requests that Node sends may lack parents, where it has timers")
                 },
             ),
+            ruby: is_on(Correlation::TakenUp)
+                .then(|| ruby::Programs::load(maps, object))
+                .and_then(|loaded| {
+                    taken(loaded, "requests that Ruby sends may lack parents, where one thread receives for others")
+                }),
             tokio: is_on(Correlation::TokioTask)
                 .then(|| tokio_tasks::Programs::load(maps, object))
                 .and_then(|loaded| {
@@ -86,6 +93,7 @@ pub(super) fn try_all(maps: &Maps, object: &[u8]) -> Vec<ProgramReport> {
     let goroutines = goroutines::Programs::load(maps, object, true);
     let python = python::Programs::load(maps, object, true);
     let node = node::Programs::load(maps, object);
+    let ruby = ruby::Programs::load(maps, object);
     let tokio = tokio_tasks::Programs::load(maps, object);
     vec![
         report(
@@ -109,6 +117,11 @@ pub(super) fn try_all(maps: &Maps, object: &[u8]) -> Vec<ProgramReport> {
             node.as_ref().map(node::Programs::each),
         ),
         report(
+            "probes of Ruby",
+            "tell which thread takes up which request",
+            ruby.as_ref().map(ruby::Programs::each),
+        ),
+        report(
             "probes of tokio",
             "tell for which request a task makes a call",
             tokio.as_ref().map(tokio_tasks::Programs::each),
@@ -126,6 +139,8 @@ pub(crate) struct Runtimes {
     python: Option<PythonProcesses>,
     /// `None` if it is of no interest when Node runs timers.
     node: Option<NodeProcesses>,
+    /// `None` if it is of no interest who takes up requests in Ruby.
+    ruby: Option<RubyProcesses>,
     /// `None` if programs on tokio are looked at by their threads.
     tokio: Option<TokioProcesses>,
     looks: Looks,
@@ -138,7 +153,7 @@ impl Runtimes {
     ///
     /// If the object lacks a map.
     pub(super) fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self> {
-        let Programs { goroutines, tls, python, node, tokio } = programs;
+        let Programs { goroutines, tls, python, node, ruby, tokio } = programs;
         let goroutines = goroutines.map(|loaded| Goroutines::new(ebpf, loaded)).transpose()?;
         let reads_go = goroutines.is_some();
         Ok(Self {
@@ -146,6 +161,7 @@ impl Runtimes {
             tls: tls.map(|loaded| TlsProcesses::new(ebpf, loaded, reads_go)).transpose()?,
             python: python.map(|loaded| PythonProcesses::new(ebpf, loaded)).transpose()?,
             node: node.map(NodeProcesses::new),
+            ruby: ruby.map(RubyProcesses::new),
             tokio: tokio.map(|loaded| TokioProcesses::new(ebpf, loaded)).transpose()?,
             looks: Looks::default(),
         })
@@ -162,6 +178,7 @@ impl Runtimes {
         let probes = probes.chain(self.tls.iter().flat_map(TlsProcesses::programs));
         let probes = probes.chain(self.python.iter().flat_map(PythonProcesses::programs));
         let probes = probes.chain(self.node.iter().flat_map(NodeProcesses::programs));
+        let probes = probes.chain(self.ruby.iter().flat_map(RubyProcesses::programs));
         probes.chain(self.tokio.iter().flat_map(TokioProcesses::programs))
     }
 
@@ -185,6 +202,7 @@ impl Runtimes {
         if self.tls.as_ref().is_some_and(|tls| tls.is_probed(parent))
             || self.python.as_ref().is_some_and(|python| python.is_probed(parent))
             || self.node.as_ref().is_some_and(|node| node.is_probed(parent))
+            || self.ruby.as_ref().is_some_and(|ruby| ruby.is_probed(parent))
             || self.tokio.as_ref().is_some_and(|tokio| tokio.is_probed(parent))
         {
             if let Some(python) = &mut self.python {
@@ -258,6 +276,9 @@ impl Runtimes {
         if let Some(node) = &mut self.node {
             node.keep_only(processes);
         }
+        if let Some(ruby) = &mut self.ruby {
+            ruby.keep_only(processes);
+        }
         if !self.reads_maps() {
             return;
         }
@@ -278,7 +299,11 @@ impl Runtimes {
 
     /// Whether it is of interest what processes have mapped.
     fn reads_maps(&self) -> bool {
-        self.tls.is_some() || self.python.is_some() || self.node.is_some() || self.tokio.is_some()
+        self.tls.is_some()
+            || self.python.is_some()
+            || self.node.is_some()
+            || self.ruby.is_some()
+            || self.tokio.is_some()
     }
 
     /// Looks at what a process has mapped to run it, and plans the next look.
@@ -301,6 +326,9 @@ impl Runtimes {
         if let Some(node) = &mut self.node {
             node.look_at(pid, &maps);
         }
+        if let Some(ruby) = &mut self.ruby {
+            ruby.look_at(pid, &maps);
+        }
         if let Some(tokio) = &mut self.tokio {
             tokio.look_at_unseen(pid);
         }
@@ -316,6 +344,9 @@ impl Runtimes {
         }
         if let Some(node) = &mut self.node {
             node.forget(pid);
+        }
+        if let Some(ruby) = &mut self.ruby {
+            ruby.forget(pid);
         }
     }
 

@@ -31,10 +31,20 @@ extern "C" fn probed() -> u64 {
 ///
 /// If not; the message says why.
 pub(super) fn require_probes_of_runtimes(back: &Uprobe) -> Result<()> {
+    require_all_threads()?;
+    require_probes(back)
+}
+
+/// Whether functions of all threads of a process can be probed, where they begin.
+///
+/// # Errors
+///
+/// If not; the message says why.
+pub(super) fn require_all_threads() -> Result<()> {
     if !is_at_least((6, 10)) {
         bail!("Linux before 6.10 shows to such probes only the first thread of a process");
     }
-    require_probes(back)
+    Ok(())
 }
 
 /// As [`require_probes_of_runtimes`], where the first thread that runs the code is enough to see.

@@ -34,6 +34,8 @@ mod python;
 #[expect(unused_imports, reason = "the agent's other modules use them")]
 #[path = "../../../agent/src/resolve/mod.rs"]
 mod resolve;
+#[path = "../../../agent/src/ruby.rs"]
+mod ruby;
 #[path = "../../../agent/src/span.rs"]
 mod span;
 #[path = "../../../agent/src/tls/mod.rs"]

@@ -157,12 +157,13 @@ pub(crate) const FEATURES: &[Feature] = &[
     Feature {
         name: "uprobe-multi",
         since: (6, 6),
-        // Those of Python, Node and tokio need 6.10. No kernel here is between the two.
+        // Those of Python, Node, Ruby and tokio need 6.10. No kernel here is between the two.
         claims: &[
             "probes of TLS libraries",
             "probes of Go",
             "probes of Python",
             "probes of Node",
+            "probes of Ruby",
             "probes of tokio",
         ],
         visible: false,

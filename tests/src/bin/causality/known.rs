@@ -48,8 +48,7 @@ fn floors(runtime: Runtime) -> [u8; load::PATTERNS.len() + 1] {
         Runtime::JavaThreads    => [ 99,  99,   0,  99,   0,  99,  99,  50],
         Runtime::JavaPool       => [  0,   0,   0,   0,   0,   0,   0,   0],
         Runtime::Java           => [  0,   0,   0,   0,   0,   0,   0,   0],
-        // Its reactor thread reads the first request of a connection that was idle.
-        Runtime::Puma           => [ 80,  80,   0,  80,   0,  80,  80,  40],
+        Runtime::Puma           => [ 99,  99,   0,  99,   0,  99,  99,  50],
     }
 }
 
