@@ -246,6 +246,41 @@ pub(crate) unsafe fn begin_behind(sk: *mut c_void, connection: *mut Connection, 
     }
 }
 
+/// As [`begin`], for a connection of which nothing was seen before a client's stream of this number.
+/// Requests are read from the first of the two sequence numbers on, responses from the second.
+///
+/// # Safety
+///
+/// As for [`recognise`].
+#[inline(always)]
+pub(crate) unsafe fn begin_in_the_middle(
+    sk: *mut c_void,
+    connection: *mut Connection,
+    next_seqs: (u32, u32),
+    stream: u32,
+) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !begin(sk, connection) {
+            return false;
+        }
+        let http2 = of(sk);
+        if http2.is_null() {
+            return false;
+        }
+        // Nobody else reads it yet that would not find the same: both directions are lost until then.
+        (*http2).last_stream = stream.wrapping_sub(2);
+        let both =
+            [(&raw mut (*http2).requests, next_seqs.0), (&raw mut (*http2).responses, next_seqs.1)];
+        for (direction, next_seq) in both {
+            (*direction).http2.lose();
+            (*direction).is_trusted = 0;
+            (*direction).next_seq = next_seq;
+        }
+    }
+    true
+}
+
 /// Tells userspace something of the connection.
 #[inline(always)]
 pub(crate) fn tell(kind: u16, connection: u64) {

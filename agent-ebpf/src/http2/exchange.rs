@@ -207,7 +207,10 @@ pub(crate) unsafe fn open_client(work: &mut Work, number: u32, outcome: u8, own:
             return;
         }
         let is_written = outcome == Outcome::Injected as u8 || outcome == Outcome::Rewritten as u8;
-        if !is_written && own != OwnHeader::Invalid {
+        // A field of which nothing is known may be a context; that the request is this one's is known all the same.
+        let scanner = &(*work.http2).requests.http2.scanner;
+        let is_invalid = own == OwnHeader::Invalid && scanner.facts() & FACT_TRACEPARENT != 0;
+        if !is_written && !is_invalid {
             let (left, start) =
                 (handover::room(&work.drive), block_start(work, &(*work.http2).requests));
             left.write(origin.context);

@@ -3,6 +3,7 @@
 pub(crate) mod connections;
 pub(crate) mod drive;
 pub(crate) mod exchange;
+pub(crate) mod older;
 pub(crate) mod packets;
 pub(crate) mod receive;
 pub(crate) mod rewrite;

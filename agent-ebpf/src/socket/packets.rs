@@ -12,10 +12,11 @@ use tracewire_common::connection::{
 };
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Outcome, Role};
-use tracewire_common::stream::Stream;
+use tracewire_common::stream::{MAX_GUESSES, Stream};
 
 use crate::bounds::{filling, masked};
 use crate::http2::connections;
+use crate::http2::older::{self, Found};
 use crate::socket::drive::{self, Drive, Piece, Source};
 use crate::socket::early::keep_early_data;
 use crate::socket::opaque::opaque_sent;
@@ -98,13 +99,17 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
                 return;
             }
         }
+        let mut is_frames = false;
+        if (*connection).flags & CONN_ADOPTED != 0 && (*connection).flags & CONN_HTTP2 == 0 {
+            is_frames = may_be_older_http2::<EGRESS>(skb, sk.cast(), connection, &segment);
+        }
         if (*connection).flags & CONN_HTTP2 != 0
             || recognise::<EGRESS>(skb, sk.cast(), connection, &segment)
         {
             return connections::call_reader::<EGRESS>(ctx);
         }
         let now = bpf_ktime_get_ns();
-        if segment.payload_len > 0 {
+        if segment.payload_len > 0 && !is_frames {
             read_payload::<EGRESS>(skb, sk.cast(), connection, &segment, now);
         }
         if segment.flags & (FIN | RST) != 0 {
@@ -136,6 +141,35 @@ unsafe fn recognise<const EGRESS: bool>(
         } else {
             connections::recognise::<false>(skb, sk, connection, segment.seq, payload)
         }
+    }
+}
+
+/// Whether a packet of a connection that is older than the agent holds frames of HTTP/2. If one of them opens a
+/// stream, the connection carries HTTP/2 from here on.
+///
+/// # Safety
+///
+/// As for [`recognise`].
+#[inline(always)]
+unsafe fn may_be_older_http2<const EGRESS: bool>(
+    skb: *mut __sk_buff,
+    sk: *mut c_void,
+    connection: *mut Connection,
+    segment: &Segment,
+) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let requests = &raw mut (*connection).requests;
+        if segment.payload_len == 0
+            || (*connection).opened != 0
+            || (*requests).guesses >= MAX_GUESSES
+            || older::recognise::<EGRESS>(skb, sk, connection, segment) == Found::Nothing
+        {
+            return false;
+        }
+        // For ever it is not waited for a stream.
+        (*requests).guesses += 1;
+        true
     }
 }
 

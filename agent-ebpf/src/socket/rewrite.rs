@@ -70,6 +70,9 @@ pub(crate) fn on_send(ctx: &SkMsgContext) -> u32 {
             http2::connections::call_rewriter(ctx);
             return SK_PASS;
         }
+        if http2::older::may_be_sent(msg, connection) {
+            return SK_PASS;
+        }
         let stream = &mut (*connection).requests;
         let len = (*msg).size;
         // Only what continues the stream is read here. Bytes that passed without this

@@ -8,6 +8,7 @@ mod context;
 mod foreign;
 mod frames;
 mod judge;
+mod older;
 mod plain;
 mod rpc;
 mod streams;

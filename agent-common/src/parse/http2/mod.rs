@@ -8,6 +8,7 @@
 mod frame;
 pub mod hpack;
 mod huffman;
+pub mod older;
 
 use super::http1::Window;
 use crate::outcome::HeadKind;
