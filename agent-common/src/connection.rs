@@ -26,6 +26,9 @@ pub const CONN_WHOLE: u16 = 128;
 /// The socket is to leave the socket map.
 pub const CONN_SPARED: u16 = 256;
 
+/// The connection has left HTTP/1.x (101), and nothing was seen of what it carries since.
+pub const CONN_SWITCHED: u16 = 512;
+
 /// The exchange's trace is sampled: its records are wanted.
 pub const EXCHANGE_SAMPLED: u16 = 1;
 /// The application traces this exchange itself.

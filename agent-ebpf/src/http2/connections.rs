@@ -6,7 +6,7 @@ use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_skb_load_bytes};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{SkBuffContext, SkMsgContext};
-use tracewire_common::connection::{CONN_ADOPTED, CONN_HTTP2, Connection};
+use tracewire_common::connection::{CONN_ADOPTED, CONN_HTTP2, CONN_SWITCHED, Connection};
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::HeadKind;
 use tracewire_common::parse::http2::{Http2, PREFACE_START};
@@ -128,15 +128,17 @@ pub(crate) fn is_start<const REQUESTS: bool>(first: u64) -> bool {
     first >> 24 == SETTINGS_FRAME && len <= 64 * 6 && len.is_multiple_of(6)
 }
 
-/// Whether nothing of this direction has been seen yet, nor any request. Of requests nothing may
+/// Whether nothing of this direction has been seen yet, nor any request, or none since the connection left
+/// HTTP/1.x. Of requests nothing may
 /// have been seen in either case: where they are read as HTTP/2, their first byte is the preface's.
 #[inline(always)]
 pub(crate) fn is_unread<const REQUESTS: bool>(connection: *mut Connection, seq: u32) -> bool {
     // SAFETY: live while the program runs.
     unsafe {
         let stream = stream_of::<REQUESTS>(connection);
-        (*connection).opened == 0
-            && (*connection).flags & CONN_ADOPTED == 0
+        let flags = (*connection).flags;
+        let is_new = (*connection).opened == 0 && flags & CONN_ADOPTED == 0;
+        (is_new || flags & CONN_SWITCHED != 0)
             && (*stream).next_seq == seq
             && (*stream).is_unread()
             && (*connection).requests.is_unread()

@@ -2,8 +2,8 @@
 
 use tracewire_common::config::PIPELINE_DEPTH;
 use tracewire_common::connection::{
-    CONN_DISTRUSTED, CONN_OPAQUE, CONN_REPORTED, CONN_TLS, Connection, EXCHANGE_CONNECT,
-    EXCHANGE_HEAD, EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED,
+    CONN_DISTRUSTED, CONN_OPAQUE, CONN_REPORTED, CONN_SWITCHED, CONN_TLS, Connection,
+    EXCHANGE_CONNECT, EXCHANGE_HEAD, EXCHANGE_OWN_TRACING, EXCHANGE_REQUEST_DONE, EXCHANGE_SAMPLED,
 };
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{Correlation, EndReason, Role};
@@ -11,7 +11,7 @@ use tracewire_common::parse::http1::{Body, Event};
 use tracewire_common::records::{
     CLOSED_OWN_TRACING, ConnectionEvent, EVENT_TLS, KIND_CONNECTION_OPAQUE, KIND_EXCHANGE_CLOSED,
 };
-use tracewire_common::stream::{Stream, TRUSTED};
+use tracewire_common::stream::{Stream, TRUSTED, UNREAD};
 
 use crate::activities;
 use crate::emit;
@@ -73,7 +73,16 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
     let switched = status == 101 || (flags & EXCHANGE_CONNECT != 0 && (200..300).contains(&status));
     if switched {
         close(drive, EndReason::Switched, status, 0);
-        make_opaque(connection);
+        if status == 101 && may_be_http2_next(connection) {
+            connection.flags |= CONN_SWITCHED;
+            connection.requests.http1.make_opaque();
+            connection.requests.flags |= UNREAD;
+            stream.http1.make_opaque();
+            // What follows is read by others, from its first byte on.
+            drive.end = drive.at;
+        } else {
+            make_opaque(connection);
+        }
         drive.stop = 1;
         return false;
     }
@@ -89,6 +98,15 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
         _ => {}
     }
     true
+}
+
+/// Whether what a connection carries behind a 101 may be HTTP/2 (`Upgrade: h2c`, RFC 7540 §3.2): its first bytes
+/// say whether it is. The client has sent nothing behind its request, and the connection is no session of TLS.
+#[inline(always)]
+fn may_be_http2_next(connection: &Connection) -> bool {
+    connection.requests.http1.is_held()
+        && connection.opened == connection.answered
+        && connection.flags & CONN_TLS == 0
 }
 
 /// A response was seen to its end. An interim one (1xx) ends nothing.

@@ -8,11 +8,12 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::SkBuffContext;
 use tracewire_common::config::{PROPAGATE_HTTP1, WINDOW};
 use tracewire_common::connection::{
-    CONN_ADOPTED, CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, CONN_SPARED, CONN_TLS, Connection,
+    CONN_ADOPTED, CONN_ENROLLED, CONN_HTTP2, CONN_OPAQUE, CONN_SPARED, CONN_SWITCHED, CONN_TLS,
+    Connection,
 };
 use tracewire_common::counter::Counter;
 use tracewire_common::outcome::{EndReason, HeadKind, Outcome, Role};
-use tracewire_common::stream::{MAX_GUESSES, Stream};
+use tracewire_common::stream::{MAX_GUESSES, Stream, UNREAD};
 
 use crate::bounds::{filling, masked};
 use crate::http2::connections;
@@ -109,8 +110,15 @@ pub(crate) fn on_packet<const EGRESS: bool>(ctx: &SkBuffContext) {
             return connections::call_reader::<EGRESS>(ctx);
         }
         let now = bpf_ktime_get_ns();
+        if (*connection).flags & CONN_SWITCHED != 0 {
+            // To something else.
+            return ending::make_opaque(&mut *connection);
+        }
         if segment.payload_len > 0 && !is_frames {
             read_payload::<EGRESS>(skb, sk.cast(), connection, &segment, now);
+            if (*connection).flags & CONN_SWITCHED != 0 && goes_on_with_http2(skb, connection) {
+                return connections::call_reader::<EGRESS>(ctx);
+            }
         }
         if segment.flags & (FIN | RST) != 0 {
             on_end::<EGRESS>(connection, &segment, now);
@@ -133,7 +141,7 @@ unsafe fn recognise<const EGRESS: bool>(
     let payload = (segment.payload_at, segment.payload_len);
     // SAFETY: the caller's promise.
     unsafe {
-        if (*connection).opened != 0 {
+        if (*connection).opened != 0 && (*connection).flags & CONN_SWITCHED == 0 {
             return false;
         }
         if ((*connection).role == Role::Client as u8) == EGRESS {
@@ -141,6 +149,41 @@ unsafe fn recognise<const EGRESS: bool>(
         } else {
             connections::recognise::<false>(skb, sk, connection, segment.seq, payload)
         }
+    }
+}
+
+/// Whether what a packet holds behind the 101 with which the connection left HTTP/1.x is HTTP/2. If it holds
+/// nothing there, that is not known yet.
+///
+/// # Safety
+///
+/// As for [`recognise`].
+// Inlined it is too much for the stack: `combined stack size of 5 calls is 528. Too large`.
+#[inline(never)]
+unsafe fn goes_on_with_http2(skb: *mut __sk_buff, connection: *mut Connection) -> bool {
+    // SAFETY: the caller's promise. Both were found before.
+    unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return false;
+        }
+        let sk: *mut c_void = bpf_sk_fullsock(sk).cast();
+        if sk.is_null() {
+            return false;
+        }
+        let Some(segment) = segment(skb) else { return false };
+        let next_seq = (*connection).responses.next_seq;
+        (*connection).responses.flags |= UNREAD;
+        let read = next_seq.wrapping_sub(segment.seq);
+        if read >= segment.payload_len {
+            return false;
+        }
+        let rest = (segment.payload_at.wrapping_add(read), segment.payload_len - read);
+        let is_http2 = connections::recognise::<false>(skb, sk, connection, next_seq, rest);
+        if !is_http2 {
+            ending::make_opaque(&mut *connection);
+        }
+        is_http2
     }
 }
 

@@ -2,10 +2,11 @@
 
 use serde_json::json;
 use tracewire_tests::grpc::{Go, Next, go_program, nghttpd, node_requests, node_server};
+use tracewire_tests::otlp::{Kind, describe};
 use tracewire_tests::services::{curl, free_port, nginx};
 use tracewire_tests::world::{World, is_control};
 
-use crate::judge::{joined, received_their_clients, requested};
+use crate::judge::{joined, one, received_their_clients, requested};
 
 const PRIOR: &str = "--http2-prior-knowledge";
 
@@ -98,18 +99,26 @@ fn the_requests_of_gos_net_http_are_joined() {
 }
 
 #[test]
-fn what_follows_an_upgrade_of_http_1_1_arrives_as_it_is() {
+fn what_follows_an_upgrade_of_http_1_1_is_traced() {
     let mut world = World::traced();
     let Some(program) = go_program(&world) else { return };
     let server = Go::H2c.server(&world, &program, None);
     let url = |path| format!("http://127.0.0.1:{}{path}", server.port);
-    // Without prior knowledge: `Upgrade: h2c` (RFC 7540 §3.2); the second request is HTTP/2.
-    let got = curl(&world, &["--http2", &url("/first"), &url("/second")]);
-    assert_eq!(got, "go /first\ngo /second");
+    // Without prior knowledge: `Upgrade: h2c` (RFC 7540 §3.2); the others are HTTP/2.
+    let got = curl(&world, &["--http2", &url("/first"), &url("/second"), &url("/third")]);
+    assert_eq!(got, "go /first\ngo /second\ngo /third");
     let seen = server.headers_seen();
-    assert_eq!(seen.len(), 2, "{seen:?}");
-    assert!(seen.iter().all(|(_, count)| *count <= 1), "{seen:?}");
-    world.stop_agent();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert!(is_control() || seen.iter().all(|(_, count)| *count == 1), "{seen:?}");
+    let Some(outcome) = world.stop_agent() else { return };
+    assert_eq!(outcome.spans.len(), 6, "{}", describe(&outcome.spans));
+    for path in ["/second", "/third"] {
+        requested(&outcome.spans, path, "GET", "200");
+    }
+    // The answer to the first comes over HTTP/2, behind the 101 with which its spans end.
+    let first = |kind| one(&outcome.spans, kind, "/first");
+    assert_eq!(first(Kind::Server).parent, first(Kind::Client).span_id);
+    assert_eq!((first(Kind::Server).status(), first(Kind::Client).status()), ("101", "101"));
 }
 
 #[test]
