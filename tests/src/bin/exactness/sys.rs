@@ -30,6 +30,22 @@ pub(crate) fn send(fd: RawFd, bytes: &[u8], flags: i32) -> Result<usize> {
     })
 }
 
+/// Segments that came out of order on a connection (`tcpi_rcv_ooopack`, include/uapi/linux/tcp.h, since 5.4).
+pub(crate) fn out_of_order(fd: RawFd) -> Result<u32> {
+    const AT: usize = 224;
+    let mut info = [0u8; 256];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the length bounds what the kernel writes.
+    let result = unsafe {
+        let info = info.as_mut_ptr().cast();
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info, &raw mut len)
+    };
+    if result != 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok(u32::from_ne_bytes([info[AT], info[AT + 1], info[AT + 2], info[AT + 3]]))
+}
+
 /// `bytes` in a few vectors, an empty one among them.
 pub(crate) fn vectors(bytes: &[u8]) -> [libc::iovec; 4] {
     let (first, rest) = bytes.split_at(bytes.len() / 3);
