@@ -206,8 +206,11 @@ unsafe fn may_be_older_http2<const EGRESS: bool>(
         if segment.payload_len == 0
             || (*connection).opened != 0
             || (*requests).guesses >= MAX_GUESSES
-            || older::recognise::<EGRESS>(skb, sk, connection, segment) == Found::Nothing
         {
+            return false;
+        }
+        let payload = (segment.payload_at as u64) << 32 | segment.payload_len as u64;
+        if older::recognise::<EGRESS>(skb, sk, connection, segment.seq, payload) == Found::Nothing {
             return false;
         }
         // For ever it is not waited for a stream.
