@@ -58,9 +58,10 @@ pub(crate) fn on_socket_option(ctx: &ProbeContext) {
         return;
     }
     // SAFETY: map memory, one word, read once.
-    if let Some(&activity) = unsafe { RUBY_REQUESTS.get(cookie(argument(0))) }
-        && activities::is_open(activity)
-    {
-        work::taken_up(tid, activity);
+    match unsafe { RUBY_REQUESTS.get(cookie(argument(0))) } {
+        Some(&activity) if activities::is_open(activity) => work::taken_up(tid, activity),
+        // Of a connection that is not read, as one of TLS: the thread is done with what it took before, though
+        // some of the answer may still be on its way.
+        _ => work::lays_down(tid),
     }
 }

@@ -217,6 +217,14 @@ pub(crate) fn taken_up(tid: u32, activity: u64) {
     }
 }
 
+/// The task at work goes on with something else than what it took up last.
+#[inline(always)]
+pub(crate) fn lays_down(tid: u32) {
+    if let Some(state) = state::task(tid) {
+        state.taken = 0;
+    }
+}
+
 /// A task was made by one that works on `activity`. Nothing follows for the threads of a
 /// process that has pools of them.
 #[inline(always)]
