@@ -90,8 +90,12 @@ pub(crate) fn shown_first(id: u64) -> Option<(u64, u64)> {
         if is_told || (&raw const (*slot).id).read_volatile() != id {
             return None;
         }
+        let shown = ((*slot).trace_id_lo, (*slot).shown_parent);
+        if (&raw const (*slot).id).read_volatile() != id {
+            return None;
+        }
         (*slot).marks |= ACTIVITY_SHOWN;
-        Some(((*slot).trace_id_lo, (*slot).shown_parent))
+        Some(shown)
     }
 }
 

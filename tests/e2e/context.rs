@@ -6,7 +6,7 @@ use tracewire_tests::expect;
 use tracewire_tests::otlp::{Kind, Span, describe};
 use tracewire_tests::peer::Peer;
 use tracewire_tests::script::{ChainHeaders, Step};
-use tracewire_tests::services::{batching, nginx};
+use tracewire_tests::services::{batching, late, nginx};
 use tracewire_tests::stream::{only_header, show};
 use tracewire_tests::trace_parent::{TraceParent, in_head};
 use tracewire_tests::world::{World, chain, is_control, send};
@@ -420,6 +420,28 @@ fn a_context_that_several_requests_came_with_says_nothing_of_which_one_it_is() {
         assert_ne!(client.attribute("tracewire.correlation"), "passed_on", "{client:?}");
         let parent = spans.iter().find(|span| span.span_id == client.parent);
         assert!(parent.is_none_or(|parent| parent.path() == client.path()), "{client:?}");
+    }
+}
+
+#[test]
+fn what_a_request_that_is_over_goes_on_to_send_is_not_for_the_next_with_its_context() {
+    let mut world = World::traced_with(&["--propagate", "off"]);
+    let leaf = nginx(&world, None, "location / { return 200 ok; }");
+    let server = late(&world, leaf.port);
+    let to = SocketAddr::from(([127, 0, 0, 1], server.port));
+    let ask = |path: &str| {
+        let head =
+            format!("GET {path} HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{TRACE}-{SPAN}-01\r\n\r\n");
+        [Step::Connect(to), Step::send(head), Step::UntilClosed].map(|step| (0, step))
+    };
+    // The second is a retry, say, or the next that somebody calls with what he was called with.
+    let steps = ask("/late").into_iter().chain(ask("/held")).collect();
+    world.stranger(|directory| send(directory, steps)).finish(1);
+    let Some(outcome) = world.stop_agent() else { return };
+    let servers = outcome.spans.iter().filter(|span| span.kind == Kind::Server);
+    assert_eq!(servers.count(), 3, "{}", describe(&outcome.spans));
+    for client in outcome.spans.iter().filter(|span| span.kind == Kind::Client) {
+        assert_eq!(client.parent, "", "{}", describe(&outcome.spans));
     }
 }
 

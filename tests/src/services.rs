@@ -265,6 +265,17 @@ pub fn batching(world: &World, at_once: usize, next: u16) -> Service {
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
+/// The server `late.py`, which asks the server at the port `next`.
+///
+/// # Panics
+///
+/// If Python is missing or does not start.
+pub fn late(world: &World, next: u16) -> Service {
+    let mut command = interpreter("late.py");
+    command.env("NEXT", next.to_string());
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
 /// The service with that name of the program `tasks`, or of a copy of it; it asks the server at the port
 /// `next`.
 ///

@@ -24,6 +24,8 @@ struct Receiving {
     tid: u32,
     next: u32,
     last: u32,
+    /// Non-zero if the task that receives a request is taken to work on it.
+    works: u64,
 }
 
 unsafe extern "C" fn receive_one(_index: u32, receiving: *mut Receiving) -> i64 {
@@ -35,7 +37,9 @@ unsafe extern "C" fn receive_one(_index: u32, receiving: *mut Receiving) -> i64 
     let key = StreamKey { connection: receiving.cookie, stream: receiving.next as u64 };
     if let Some(state) = stream(key) {
         shown::received(receiving.tgid, state.span_id);
-        work::received(receiving.tgid, receiving.tid, state.span_id);
+        if receiving.works != 0 {
+            work::received(receiving.tgid, receiving.tid, state.span_id);
+        }
     }
     receiving.next = receiving.next.wrapping_add(2);
     0
@@ -89,7 +93,7 @@ pub(crate) fn on_connection(
         };
         goroutine::received(process, tgid, span_id);
         served::note_reader(process, tgid, connection.cookie);
-        return;
+        return receive_each(connection.cookie, (tgid, tid), (before, last), false);
     }
     if let Some(_python) = python::process(tgid) {
         let key = StreamKey { connection: connection.cookie, stream: last as u64 };
@@ -100,9 +104,15 @@ pub(crate) fn on_connection(
         context::received_stream((tgid as u64) << 32 | tid as u64, span_id);
     }
     tokio::receives_streams(tgid);
+    receive_each(connection.cookie, (tgid, tid), (before, last), true);
+}
+
+/// The task received what came of requests between these streams.
+#[inline(always)]
+fn receive_each(cookie: u64, (tgid, tid): (u32, u32), (before, last): (u32, u32), works: bool) {
     let next = if before == 0 { last & 1 } else { before.wrapping_add(2) };
     let next = if last.wrapping_sub(next) > 2 * AT_ONCE { last } else { next };
-    let mut receiving = Receiving { cookie: connection.cookie, tgid, tid, next, last };
+    let mut receiving = Receiving { cookie, tgid, tid, next, last, works: works as u64 };
     // SAFETY: the callback gets what it expects.
     unsafe { bpf_loop(AT_ONCE, receive_one as *mut c_void, (&raw mut receiving).cast(), 0) };
 }

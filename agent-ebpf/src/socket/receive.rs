@@ -100,6 +100,9 @@ pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
         let place = connection.place_of(connection.answered);
         if let Some(exchange) = connection.exchanges.get(place) {
             shown::received(tgid, exchange.span_id);
+            if connection.opened.wrapping_sub(connection.answered) > 1 {
+                shown::received_behind(connection, tgid);
+            }
             match goroutine::process(tgid) {
                 Some(process) => goroutine::received(process, tgid, exchange.span_id),
                 None => {
