@@ -277,8 +277,9 @@ unsafe fn advance<S: Carrier, const REQUESTS: bool>(work: &mut Work) -> u32 {
                     return 1;
                 }
                 if REQUESTS && number > last {
-                    (*work.http2).last_stream = number;
                     S::request_block(work, number);
+                    // Who receives on another processor looks for the stream from now on: it has to be there.
+                    (*work.http2).last_stream = number;
                 } else {
                     block_end::<REQUESTS>(work, direction, number);
                 }
