@@ -101,6 +101,18 @@ impl Spot {
         };
     }
 
+    /// Where it is behind `before` bytes that were read otherwise. Whether what stands there is read as it was
+    /// here is in doubt.
+    fn behind(self, before: usize) -> Self {
+        let change = match self.change {
+            Change::Field { frame } => Change::Field { frame: frame + before },
+            Change::Value { frame, len } => Change::Value { frame: frame + before, len },
+            change => change,
+        };
+        let together = self.together.start + before..self.together.end + before;
+        Self { at: self.at + before, change, together, is_clear: false }
+    }
+
     /// The place of a parent id, in a value that starts at `value`, in a head that ends at `end`.
     fn parent(value: usize, end: usize, is_clear: bool) -> Self {
         let at = value + PARENT.start;
@@ -221,6 +233,12 @@ pub(crate) fn read(stream: &[u8], answers: Option<&[u16]>, has_received: bool) -
         at += len;
         if head.switches || head.is_connect {
             match answers.map(|answers| answers.get(number)) {
+                // RFC 7540 §3.2: `Upgrade: h2c`.
+                Some(Some(101)) if stream[at..].starts_with(http2::PREFACE) => {
+                    let switched = http2::read(&stream[at..]);
+                    spots.extend(switched.into_iter().map(|spot| spot.behind(at)));
+                    break;
+                }
                 Some(None | Some(101)) => break,
                 Some(Some(200..=299)) if head.is_connect => break,
                 Some(Some(_)) => {}
