@@ -457,6 +457,20 @@ mod tests {
     }
 
     #[test]
+    fn behind_an_upgrade_to_http_2_its_streams_may_have_a_field() {
+        let upgrade = b"GET / HTTP/1.1\r\nupgrade: h2c\r\n\r\n";
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let request = [0, 0, 1, 1, 4, 0, 0, 0, 3, 0x82];
+        let stream = [&upgrade[..], http2::PREFACE, &settings, &request].concat();
+        let spots = |status| read(&stream, Some(&[status]), false).spots;
+        let (frame, end) = (stream.len() - request.len(), stream.len());
+        let change = Change::Field { frame };
+        let field = Spot { at: end, change, together: frame..end, is_clear: false };
+        assert_eq!(spots(101)[1..], [field]);
+        assert_eq!(spots(200).len(), 1);
+    }
+
+    #[test]
     fn the_parent_id_of_what_was_received_may_change_if_it_is_passed_on_once() {
         let places = |stream: &str, has_received| {
             let spots = read(stream.as_bytes(), Some(&[200; 8]), has_received).spots;
