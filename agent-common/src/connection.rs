@@ -54,8 +54,10 @@ pub struct Exchange {
     pub request_bytes: u64,
     /// `EXCHANGE_` bits.
     pub flags: u16,
+    /// The number that its records bear, and those of its answer; 0 if it came in none.
+    pub request_id: u16,
     /// Explicit padding.
-    pub pad: [u16; 3],
+    pub pad: [u16; 2],
 }
 
 /// What is kept on a socket. All zero is a connection about which nothing is known.

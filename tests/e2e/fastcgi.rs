@@ -288,6 +288,84 @@ fn answers_to_requests_whose_records_are_mixed_are_nobodys() {
     answers_are_nobodys(&both.concat());
 }
 
+/// Two requests one behind the other, each with its answer; this goes with the first, behind its end. Both must be
+/// told by both ends.
+fn are_told_with(behind: &[u8]) {
+    let mut world = World::traced();
+    let request = |path: &str| [head_of(1, path), record_of(1, 5, b"")].concat();
+    let first = [&request("/first")[..], behind].concat();
+    let (second, answers) = (request("/second"), ["201 Created", "404 Not Found"]);
+    let [created, missing] = answers.map(|status| answer_to(1, status));
+    let server = world.server(vec![
+        Step::UntilMore(first.len()),
+        Step::send(&created),
+        Step::UntilMore(second.len()),
+        Step::send(&missing),
+        Step::Close,
+    ]);
+    let steps = vec![
+        Step::Connect(server.address()),
+        Step::send(&request("/first")),
+        Step::send(behind),
+        Step::UntilMore(created.len()),
+        Step::send(&second),
+        Step::UntilMore(missing.len()),
+        Step::Close,
+    ];
+    world.client(1, steps.into_iter().map(|step| (0, step)).collect());
+    let Some(outcome) = world.stop_agent() else { return };
+    for (path, status) in [("/first", "201"), ("/second", "404")] {
+        let spans: Vec<_> = outcome.spans.iter().filter(|span| span.path() == path).collect();
+        assert_eq!(spans.len(), 2, "{path}: {:?}", outcome.counters);
+        assert!(spans.iter().all(|span| span.status() == status), "{spans:?}");
+    }
+}
+
+#[test]
+fn a_request_that_is_aborted_while_it_is_answered_is_told_and_so_is_the_next() {
+    are_told_with(&record_of(1, 2, b""));
+}
+
+#[test]
+fn a_question_about_the_application_behind_a_request_costs_no_answer() {
+    are_told_with(&record_of(0, 9, b"\x0f\x00FCGI_MPXS_CONNS"));
+}
+
+#[test]
+fn nothing_is_told_behind_heads_of_requests_that_are_mixed() {
+    // Only the later one is in order: who answers it may be at work on the others.
+    let [one, two] = [1, 2].map(|id| head_of(id, "/mixed"));
+    let mixed = [&one[..16], &two[..16], &one[16..], &two[16..], &record_of(1, 5, b"")].concat();
+    let alone = |id, path| [head_of(id, path), record_of(id, 5, b"")].concat();
+    let (before, later) = (alone(1, "/before"), alone(3, "/later"));
+    let mut world = World::traced();
+    let [accepted, answer] =
+        [(1, "202 Accepted"), (3, "200 Fine")].map(|(id, to)| answer_to(id, to));
+    let server = world.server(vec![
+        Step::UntilMore(before.len()),
+        Step::send(&accepted),
+        Step::UntilMore(mixed.len()),
+        Step::send(b"\x01"),
+        Step::UntilMore(later.len()),
+        Step::send(&answer),
+        Step::Close,
+    ]);
+    let steps = vec![
+        Step::Connect(server.address()),
+        Step::send(&before),
+        Step::UntilMore(accepted.len()),
+        Step::send(&mixed),
+        Step::UntilMore(1),
+        Step::send(&later),
+        Step::UntilMore(answer.len()),
+        Step::Close,
+    ];
+    world.client(1, steps.into_iter().map(|step| (0, step)).collect());
+    let Some(outcome) = world.stop_agent() else { return };
+    let told: Vec<_> = outcome.spans.iter().map(|span| (span.path(), span.status())).collect();
+    assert_eq!(told, [("/before", "202"); 2], "{:?}", outcome.counters);
+}
+
 #[test]
 fn an_answer_that_breaks_off_in_its_head_has_no_status_and_no_size() {
     let mut world = World::traced();

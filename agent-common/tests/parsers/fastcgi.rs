@@ -244,14 +244,26 @@ fn what_is_said_of_the_connection_is_no_part_of_its_messages() {
 }
 
 #[test]
-fn an_aborted_request_goes_on_to_its_end() {
-    let stream = [
-        head(&pair(b"A", b"b", false), 99, 0),
-        record(ABORT_REQUEST, b"", 0),
-        record(STDIN, b"", 0),
-    ];
-    let seen = read_whole(&stream.concat(), HeadKind::Request);
-    assert_eq!((seen.messages.len(), seen.ending), (1, Ending::Between));
+fn an_aborted_request_is_over_and_the_next_one_is_read() {
+    let head = head(&pair(b"A", b"b", false), 99, 0);
+    let (body, end) = (record(STDIN, b"some", 4), record(STDIN, b"", 0));
+    let abort = record(ABORT_REQUEST, b"", 3);
+    for aborted in [
+        vec![&head, &abort],
+        vec![&head, &abort, &end],
+        vec![&head, &body, &abort, &end],
+        // While it is answered.
+        vec![&head, &body, &end, &abort],
+    ] {
+        let first: Vec<u8> = aborted.into_iter().flatten().copied().collect();
+        let next = [&head[..], &end].concat();
+        let seen = read_whole(&[&first[..], &next].concat(), HeadKind::Request);
+        assert_eq!(seen.ending, Ending::Between);
+        let whole = |message: &&Message| message.head_end.is_some() && message.end.is_some();
+        let whole: Vec<&Message> = seen.messages.iter().filter(whole).collect();
+        let starts: Vec<usize> = whole.iter().map(|message| message.start).collect();
+        assert_eq!(starts, [0, first.len()]);
+    }
 }
 
 fn streams() -> [(Vec<u8>, HeadKind); 4] {

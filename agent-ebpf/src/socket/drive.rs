@@ -23,6 +23,9 @@ use crate::state::count;
 /// the value of a header that matters, or a whole body; one byte where it must. Past it the position is given up.
 const MAX_STEPS: u32 = 1 << 15;
 
+/// In [`Drive::stop`]: nothing of the connection can be told any more.
+const GIVE_UP: u32 = 2;
+
 /// Where bytes come from, and what can be done to them there.
 pub(crate) trait Source {
     /// Copies `len` (1 to [`WINDOW`]) bytes at `at` into the window.
@@ -64,7 +67,7 @@ pub(crate) struct Drive {
     pub(crate) window_end: u32,
     /// The sequence number of the first byte.
     pub(crate) seq: u32,
-    /// Non-zero: stop after this step.
+    /// Non-zero: stop after this step. [`GIVE_UP`]: and look at the connection no more.
     pub(crate) stop: u32,
     pad: u32,
 }
@@ -199,6 +202,11 @@ unsafe fn read_locked<S: Source, const REQUESTS: bool>(
     if REQUESTS {
         capture(&mut drive, stream);
     }
+    if REQUESTS && drive.stop == GIVE_UP {
+        // Here, and not in the loop, which is deeper: `combined stack size of 5 calls is 528. Too large`.
+        // SAFETY: live while the program runs.
+        ending::give_up(unsafe { &mut *connection }, piece.now);
+    }
     // A source may have grown the bytes, or left some for its next run.
     stream.next_seq = piece.seq.wrapping_add(drive.end);
     release(claim);
@@ -315,7 +323,7 @@ unsafe fn advance<S: Source, const REQUESTS: bool>(drive: &mut Drive) -> u32 {
                     return 1;
                 }
                 if ending::is_several_at_once(drive.connection, stream) {
-                    ending::give_up(drive);
+                    not_http::<REQUESTS>(drive, stream);
                     return 1;
                 }
                 if !stream.http1.is_announced() {
@@ -419,7 +427,8 @@ pub(crate) fn is_tls_front(first: u64) -> bool {
 }
 
 /// The bytes are no message of HTTP/1.x.
-#[inline(always)]
+// Inlined it is too much for the stack: `combined stack size of 5 calls is 528. Too large`.
+#[inline(never)]
 fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
     // SAFETY: live while the program runs.
     let connection = unsafe { &mut *drive.connection };
@@ -433,6 +442,10 @@ fn not_http<const REQUESTS: bool>(drive: &mut Drive, stream: &mut Stream) {
     }
     if REQUESTS && never_was_http && !stream.http1.is_tentative() {
         ending::make_opaque(connection);
+        return;
+    }
+    if REQUESTS && ending::may_be_several(connection, stream) {
+        drive.stop = GIVE_UP;
         return;
     }
     let guessing = stream.http1.is_tentative();

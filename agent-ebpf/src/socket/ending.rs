@@ -17,16 +17,19 @@ use crate::activities;
 use crate::emit;
 use crate::python::context;
 use crate::socket::drive::Drive;
+use crate::socket::opaque;
 use crate::state::{self, count};
 use crate::task::work;
 
-/// Whether the response can be that to the request that was read last: in records if that was, and of the
-/// same number.
+/// Whether the response can be that to the oldest request in flight: in records if that was, and of the same
+/// number. In records, it is none where nothing was asked.
 #[inline(always)]
 fn answers(connection: &Connection, stream: &Stream) -> bool {
-    let asked = &connection.requests.http1;
-    stream.http1.is_fastcgi() == asked.is_fastcgi()
-        && stream.http1.request_id() == asked.request_id()
+    if connection.opened == connection.answered {
+        return !stream.http1.is_fastcgi();
+    }
+    let asked = connection.exchanges.get(connection.place_of(connection.answered));
+    asked.is_some_and(|asked| asked.request_id == stream.http1.request_id())
 }
 
 /// The response is none to what was asked: whose it is, and where it ends, is not known.
@@ -34,7 +37,17 @@ fn answers(connection: &Connection, stream: &Stream) -> bool {
 fn lose_answer(drive: &mut Drive, stream: &mut Stream) {
     stream.http1.lose();
     lose::<false>(drive.connection, drive.now);
+    // SAFETY: live while the program runs.
+    reply_is_for(unsafe { &mut *drive.connection }, 0);
     drive.stop = 1;
+}
+
+/// Who receives a response from now on goes on with this activity; 0 if that is not known.
+#[inline(always)]
+fn reply_is_for(connection: &mut Connection, activity: u64) {
+    if connection.role == Role::Client as u8 {
+        connection.reply_activity = activity;
+    }
 }
 
 /// A response's head ended. Answers whether to go on.
@@ -56,12 +69,11 @@ pub(crate) fn response_head(drive: &mut Drive, stream: &mut Stream) -> bool {
     {
         flags = exchange.flags;
         span_id = exchange.span_id;
-        if connection.role == Role::Client as u8 {
-            connection.reply_activity = exchange.activity;
-        }
         if status >= 200 || status == 101 {
             exchange.response_ns = stream.started_ns;
         }
+        let activity = exchange.activity;
+        reply_is_for(connection, activity);
     }
     if connection.role == Role::Server as u8 && status >= 200 {
         let is_own = (drive.task >> 32) as u32 == connection.tgid;
@@ -125,6 +137,11 @@ pub(crate) fn response_end(drive: &mut Drive, stream: &mut Stream) {
     if status < 200 {
         if is_fastcgi {
             // The record that ends it came, and no head before it.
+            // SAFETY: live while the program runs.
+            let connection = unsafe { &mut *drive.connection };
+            let place = connection.place_of(connection.answered);
+            let activity = connection.exchanges.get(place).map_or(0, |exchange| exchange.activity);
+            reply_is_for(connection, activity);
             close(drive, EndReason::Closed, 0, 0);
         }
         return;
@@ -315,6 +332,17 @@ pub(crate) unsafe fn abandon(connection: *mut Connection, now: u64) {
     }
 }
 
+/// Whether the records of requests, in which something came out of order, may be of several at once: some are in
+/// flight, or one is that was not seen. Who gets the next one may still be at work on that.
+#[inline(always)]
+pub(crate) fn may_be_several(connection: &Connection, stream: &Stream) -> bool {
+    if connection.opened == connection.answered {
+        return stream.http1.is_without_head_of_records() && !stream.http1.is_tentative();
+    }
+    let oldest = connection.exchanges.get(connection.place_of(connection.answered));
+    stream.http1.is_fastcgi() && oldest.is_some_and(|oldest| oldest.request_id != 0)
+}
+
 /// Whether a request has come in records while another was in flight: they may be answered in any order,
 /// and at once.
 #[inline(always)]
@@ -324,13 +352,16 @@ pub(crate) fn is_several_at_once(connection: *const Connection, stream: &Stream)
     stream.http1.is_fastcgi() && opened != answered
 }
 
-/// What is in flight is not known any more, and nothing of the connection will be.
-#[inline(always)]
-pub(crate) fn give_up(drive: &mut Drive) {
-    end_all(drive.connection, drive.now, EndReason::Lost, 0, 0);
-    // SAFETY: live while the program runs.
-    make_opaque(unsafe { &mut *drive.connection });
-    drive.stop = 1;
+/// What is in flight is not known any more, and nothing of the connection will be: several requests share it.
+// Inlined it is too much for the stack: `combined stack size of 5 calls is 528. Too large`.
+#[inline(never)]
+pub(crate) fn give_up(connection: &mut Connection, now: u64) {
+    end_all(connection, now, EndReason::Lost, 0, 0);
+    if connection.role == Role::Client as u8 {
+        work::stop_waiting(connection, connection.tid);
+        opaque::is_shared(connection);
+    }
+    make_opaque(connection);
 }
 
 /// The position in one direction was lost. Where that is the responses', those in flight

@@ -214,7 +214,8 @@ pub(crate) fn open_server(drive: &mut Drive, stream: &mut Stream) {
         response_ns: 0,
         request_bytes: 0,
         flags: exchange_flags(facts, &context),
-        pad: [0; 3],
+        request_id: 0,
+        pad: [0; 2],
     };
     let origin = Origin { context, parent, activity: 0, correlation };
     opened(drive, stream, &origin, Outcome::NotApplicable as u8);
@@ -379,7 +380,8 @@ pub(crate) fn open_client(
         response_ns: 0,
         request_bytes: 0,
         flags,
-        pad: [0; 3],
+        request_id: 0,
+        pad: [0; 2],
     };
     // SAFETY: live state.
     unsafe {
@@ -492,8 +494,24 @@ pub(crate) fn fill(
 pub(crate) fn request_body(connection: *mut Connection, stream: &mut Stream) {
     // Here, where each head comes by: whichever program read it, and whatever was done with it.
     distrust_if_doubtful(connection, stream);
+    note_request_id(connection, stream);
     if stream.http1.begin_body(Body::Framed) == Event::MessageEnd {
         request_end(connection, stream);
+    }
+}
+
+/// The number by which the answer to the request whose head was just read is known, where it came in records.
+#[inline(always)]
+fn note_request_id(connection: *mut Connection, stream: &Stream) {
+    let request_id = stream.http1.request_id();
+    // SAFETY: live while the program runs.
+    let connection = unsafe { &mut *connection };
+    if request_id == 0 || connection.overflow != 0 {
+        return;
+    }
+    let place = connection.place_of(connection.opened.wrapping_sub(1));
+    if let Some(exchange) = connection.exchanges.get_mut(place) {
+        exchange.request_id = request_id;
     }
 }
 

@@ -45,8 +45,7 @@ pub(crate) unsafe extern "C" fn opaque_sent(connection: *mut Connection, task: u
         let Work { activity, rule } = work::of(task, (*connection).remote_port);
         if (*connection).awaited_for != 0 && (*connection).awaited_for != activity {
             work::stop_waiting(&mut *connection, task as u32);
-            (*connection).overflow = SHARED;
-            (*connection).reply_activity = 0;
+            is_shared(&mut *connection);
             return 0;
         }
         (*connection).tid = task as u32;
@@ -54,6 +53,13 @@ pub(crate) unsafe extern "C" fn opaque_sent(connection: *mut Connection, task: u
         work::await_on(connection, activity, rule as u32, task as u32);
     }
     0
+}
+
+/// Several requests share the connection: for which of them something is received on it is not known.
+#[inline(always)]
+pub(crate) fn is_shared(connection: &mut Connection) {
+    connection.overflow = SHARED;
+    connection.reply_activity = 0;
 }
 
 /// The task at work received something on the connection.

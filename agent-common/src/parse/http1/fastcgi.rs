@@ -155,6 +155,12 @@ impl Http1 {
         true
     }
 
+    /// Whether the head of a request in records was not read to its end. Also known where the position was lost.
+    #[inline(always)]
+    pub fn is_without_head_of_records(&self) -> bool {
+        self.is_fastcgi() && self.before_tail & HEAD_OVER == 0
+    }
+
     /// Whether a head in records is being read.
     #[inline(always)]
     pub(super) fn is_in_head_of_records(&self) -> bool {
@@ -206,8 +212,8 @@ impl Http1 {
         } else {
             kind == STDIN || kind == ABORT_REQUEST
         };
-        if (header >> 56) as u8 == VERSION && self.is_of_the_connection(kind, id) {
-            return self.expect_record(kind, id, len, padding);
+        if (header >> 56) as u8 == VERSION && is_first && self.is_of_no_message(kind, id, len) {
+            return self.expect_record(kind, 0, len, padding);
         }
         let is_same = is_first || id == before;
         if (header >> 56) as u8 != VERSION || id == 0 || !is_same || !fits {
@@ -216,15 +222,18 @@ impl Http1 {
         self.expect_record(kind, id, len, padding)
     }
 
-    /// A record of the connection's own begins (§3.3): between messages, and of none of them.
+    /// Between messages, a record begins that is of none of them: one of the connection's own (§3.3), or what
+    /// still comes of a request that was over before. Such a one is kept with the number 0.
     #[inline(always)]
-    fn is_of_the_connection(&self, kind: u8, id: u64) -> bool {
-        let is_known = if self.is_request() {
-            kind == GET_VALUES
-        } else {
-            kind == GET_VALUES_RESULT || kind == UNKNOWN_TYPE
-        };
-        id == 0 && self.remaining >> ID_AT & 0xffff == 0 && is_known
+    fn is_of_no_message(&self, kind: u8, id: u64, len: u64) -> bool {
+        if !self.is_request() {
+            return id == 0 && (kind == GET_VALUES_RESULT || kind == UNKNOWN_TYPE);
+        }
+        if id == 0 {
+            return kind == GET_VALUES;
+        }
+        // Aborted, while it is answered or behind that; and the end of the body of one that was.
+        len == 0 && (kind == ABORT_REQUEST || kind == STDIN)
     }
 
     /// The record's header is in order.
@@ -265,16 +274,19 @@ impl Http1 {
             self.name = UNKNOWN;
             self.facts |= FACT_AMBIGUOUS;
         }
+        let is_of_none = self.remaining >> ID_AT & 0xffff == 0;
         self.go_on();
+        if is_of_none {
+            // The message itself is yet to begin.
+            self.state = state::START;
+            self.head_len = 0;
+            return Event::None;
+        }
         match kind {
-            GET_VALUES | GET_VALUES_RESULT | UNKNOWN_TYPE => {
-                // The message itself is yet to begin.
-                self.state = state::START;
-                self.head_len = 0;
-                Event::None
-            }
             PARAMS if is_empty => Event::HeadEnd,
             STDIN if is_empty => self.end_message(),
+            // Of its body, no more comes.
+            ABORT_REQUEST if self.before_tail & HEAD_OVER != 0 => self.end_message(),
             END_REQUEST => self.end_message(),
             _ => Event::None,
         }
