@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tracewire_tests::otlp::{Kind, Span};
 use tracewire_tests::parents::parents;
-use tracewire_tests::services::{Wire, loops, nginx, node};
+use tracewire_tests::script::Step;
+use tracewire_tests::services::{Wire, loops, nginx, node, streaming};
 use tracewire_tests::world::World;
 
 #[test]
@@ -69,6 +70,42 @@ fn a_burst_of_jobs_does_not_take_the_one_open_request_for_its_parent() {
         let (right, none, wrong) = parents(&outcome.spans, "job");
         assert_eq!(right + none + wrong, 400);
         assert!(wrong <= 1, "{wrong} jobs have a parent, {none} have none");
+    }
+}
+
+#[test]
+fn a_request_whose_answer_streams_through_the_loop_is_not_taken_to_wait() {
+    let mut world = World::traced();
+    let front = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf";
+    let next = world.server(vec![
+        Step::heads(1),
+        Step::send(front),
+        Step::Pause(200),
+        Step::send("half"),
+        Step::UntilClosed,
+    ]);
+    let service = streaming(&world, next.address().port());
+    let connect = Step::Connect(service.address());
+    let ask = |path: &str| Step::send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let steps = vec![
+        (0, connect.clone()),
+        (1, connect.clone()),
+        (2, connect),
+        (0, ask("/streams")),
+        (1, ask("/asks-late")),
+        (0, Step::UntilMore(front.len())),
+        (2, ask("/asks-nothing")),
+        (2, Step::heads(1)),
+    ];
+    world.client(3, steps);
+    let Some(outcome) = world.stop_agent() else { return };
+    let calls: Vec<&Span> = (outcome.spans.iter())
+        .filter(|span| span.kind == Kind::Client && span.service() == "streaming")
+        .collect();
+    assert_eq!(calls.len(), 2, "{:?}", outcome.spans);
+    for call in calls {
+        let candidates = || call.links.iter().map(|(_, id, _)| id).collect::<Vec<_>>();
+        assert_eq!(call.parent, "", "{call:?} links to {:?}", candidates());
     }
 }
 

@@ -276,6 +276,17 @@ pub fn late(world: &World, next: u16) -> Service {
     start(world, command, free_port(), world.scratch().join("seen"))
 }
 
+/// The server `streaming.py`, which asks the server at the port `next`.
+///
+/// # Panics
+///
+/// If Python is missing or does not start.
+pub fn streaming(world: &World, next: u16) -> Service {
+    let mut command = interpreter("streaming.py");
+    command.env("NEXT", next.to_string());
+    start(world, command, free_port(), world.scratch().join("seen"))
+}
+
 /// The service with that name of the program `tasks`, or of a copy of it; it asks the server at the port
 /// `next`.
 ///

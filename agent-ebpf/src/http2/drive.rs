@@ -21,6 +21,7 @@ use crate::http2::streams::{self, End, StreamKey, close_stream};
 use crate::scratch::{claim, release, try_lock, unlock};
 use crate::socket::drive::{Drive, Piece, Source, load};
 use crate::state::count;
+use crate::task::work;
 
 /// Steps spent on one packet or send.
 const MAX_STEPS: u32 = 1 << 14;
@@ -435,6 +436,7 @@ unsafe fn note_response(work: &mut Work, number: u32, len: u32, is_end: bool) {
                 activities::begin_answer(state.span_id, task);
             }
         } else {
+            work::some_has_come(&mut state.awaited, state.tid);
             let http2 = &mut *work.http2;
             if http2.replies == 0 {
                 http2.reply_activity = state.activity;

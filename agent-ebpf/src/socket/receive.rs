@@ -2,7 +2,9 @@
 
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
-use tracewire_common::connection::{CONN_HTTP2, CONN_OPAQUE, CONN_TLS, Connection};
+use tracewire_common::connection::{
+    CONN_HTTP2, CONN_OPAQUE, CONN_TLS, Connection, UNKNOWN_UNCOUNTED,
+};
 use tracewire_common::outcome::Role;
 
 use crate::golang::goroutine;
@@ -85,7 +87,8 @@ fn is_until_close(connection: &Connection) -> bool {
 
 /// The task at work received something of a response.
 #[inline(always)]
-fn replied(connection: &Connection, tgid: u32, tid: u32) {
+fn replied(connection: &mut Connection, tgid: u32, tid: u32) {
+    work::some_has_come(&mut connection.awaited_for, tid);
     tokio::task::replied((tgid as u64) << 32 | tid as u64);
     work::replied(tid, connection.reply_activity);
 }
@@ -116,6 +119,10 @@ pub(crate) fn associate(connection: &mut Connection, tgid: u32, tid: u32) {
         }
     } else if connection.role == Role::Client as u8 {
         if connection.awaited_for != 0 && connection.opened == connection.answered {
+            if connection.opened == 0 && connection.awaited_for < UNKNOWN_UNCOUNTED {
+                // Of the connection itself, in records, and no request was sent: for what it was opened goes on.
+                return work::replied(tid, connection.awaited_for);
+            }
             work::stop_waiting(connection, tid);
         }
         replied(connection, tgid, tid);

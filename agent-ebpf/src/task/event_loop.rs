@@ -3,7 +3,8 @@
 //! An event loop may receive several requests and then take them up in any order, or be woken by a
 //! timer, and neither can be seen. So what it sends is its only candidate's, or nobody's.
 //! Candidates are the requests that it received, or received a response for, since it slept and
-//! before it sent something; and all those that wait for nothing that can be seen.
+//! before it sent something; and all those that wait for nothing that can be seen. What is awaited for a
+//! request that is not known counts until some of it has come: who passes it on may be done with that request.
 //!
 //! A loop can earn more belief: *prompt* is one that does something about each thing which it
 //! receives before it receives the next. What such a loop sends is for what it received last,

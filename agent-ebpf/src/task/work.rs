@@ -197,6 +197,16 @@ pub(crate) fn stop_waiting(connection: &mut Connection, tid: u32) {
     end_awaiting(awaited_for, tid);
 }
 
+/// Some of what is awaited has come. Where it is not known for what, nobody can be said to wait any more: who
+/// passes that on goes on with something else, or ends what it was for.
+#[inline(always)]
+pub(crate) fn some_has_come(awaited_for: &mut u64, tid: u32) {
+    if *awaited_for == UNKNOWN_ACTIVITY {
+        *awaited_for = UNKNOWN_UNCOUNTED;
+        end_awaiting(UNKNOWN_ACTIVITY, tid);
+    }
+}
+
 /// What was awaited has come, or will not come any more.
 #[inline(always)]
 pub(crate) fn end_awaiting(awaited_for: u64, tid: u32) {
