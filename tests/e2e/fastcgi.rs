@@ -305,7 +305,7 @@ fn are_told_with(behind: &[u8]) {
     ]);
     let steps = vec![
         Step::Connect(server.address()),
-        Step::send(&request("/first")),
+        Step::send(request("/first")),
         Step::send(behind),
         Step::UntilMore(created.len()),
         Step::send(&second),
